@@ -1,0 +1,1 @@
+"""From profiles to suggestions and predictions."""

@@ -1,0 +1,1 @@
+"""Artifacts, and the proof that goes with each."""

@@ -1,0 +1,1 @@
+"""Timing, quality and comparison."""

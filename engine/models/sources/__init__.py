@@ -1,0 +1,1 @@
+"""One file a way of naming a model, found by discovery."""

@@ -1,0 +1,1 @@
+"""From a recipe to a variant: the contract of a technique, the recipe and the techniques."""

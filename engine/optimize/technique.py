@@ -1,0 +1,254 @@
+"""The contract of a technique.
+
+A technique is one file in `engine/optimize/techniques`, holding one class that is named like the file. Its
+docstring is its title (first line) and help. torch is imported inside the methods only, so that the app
+reads every declaration without it.
+
+The stages run in a fixed order, since each stands on what the one before it leaves; inside a stage the
+person's order holds and a technique may come twice:
+
+    reduce     fewer parameters or channels          (structured_prune)
+    rewrite    the same answer by other operators    (fuse_attention, kv_cache)
+    precision  other number formats                  (reduced_precision, dynamic_int8)
+    context    how it is run                         (inference_mode, cpu_threads, device_placement)
+    runtime    what executes it, at most one         (torch_compile, aot_inductor)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from engine.discovery import discover
+from engine.errors import RecipeError
+from engine.params import config_values, make_config
+from engine.records import (
+    Fingerprint,
+    Machine,
+    Profile,
+    Range,
+    Realness,
+    Step,
+    Study,
+    Suggestion,
+    Workload,
+)
+
+if TYPE_CHECKING:
+    from engine.models.quality import Example
+    from engine.program import Inputs, Program
+
+Stage = Literal["reduce", "rewrite", "precision", "context", "runtime"]
+STAGES: tuple[Stage, ...] = ("reduce", "rewrite", "precision", "context", "runtime")
+
+
+@dataclass(frozen=True)
+class OperatorCost:
+    """One row of a cost table: calls of one operator in one module and phase, for one run.
+
+    `time_low_ms` and `time_high_ms` bound the self time; `overhead_ms` is the part of it that does not
+    depend on the amount of arithmetic (dispatch, Python), contained in both.
+    """
+
+    name: str
+    module: str
+    phase: str
+    shapes: str
+    dtype: str
+    calls: float
+    flops: float
+    moved_bytes: float
+    weight_bytes: float
+    time_low_ms: float
+    time_high_ms: float
+    overhead_ms: float
+
+
+@dataclass(frozen=True)
+class CostTable:
+    """What a program costs for one run of the workload, as far as it is known or predicted.
+
+    Attributes:
+        operators: the rows.
+        rest_low_ms, rest_high_ms: time outside operators (Python between them, the loop of generate).
+        weight_bytes: bytes of parameters and buffers held.
+        peak_low_bytes, peak_high_bytes: peak tensor bytes.
+        quality_risk: the worst so far: "none", "low", "medium" or "high".
+        basis: what the figures rest on, in a few words for each step.
+    """
+
+    operators: tuple[OperatorCost, ...]
+    rest_low_ms: float
+    rest_high_ms: float
+    weight_bytes: float
+    peak_low_bytes: float
+    peak_high_bytes: float
+    quality_risk: str = "none"
+    basis: tuple[str, ...] = ()
+
+    @property
+    def time_ms(self) -> Range:
+        """The whole run, lowest and highest."""
+        low = self.rest_low_ms + sum(each.time_low_ms for each in self.operators)
+        high = self.rest_high_ms + sum(each.time_high_ms for each in self.operators)
+        return Range(low, high)
+
+    def change(
+        self,
+        matches: Callable[[OperatorCost], bool],
+        *,
+        low: float,
+        high: float,
+        weight_ratio: float = 1.0,
+        dtype: str | None = None,
+    ) -> CostTable:
+        """The table with the matching rows' times multiplied: by `low` at best and `high` at worst."""
+        rows = []
+        saved = 0.0
+        for each in self.operators:
+            if not matches(each):
+                rows.append(each)
+                continue
+            saved += each.weight_bytes * (1 - weight_ratio)
+            rows.append(
+                dataclasses.replace(
+                    each,
+                    time_low_ms=each.time_low_ms * low,
+                    time_high_ms=each.time_high_ms * high,
+                    weight_bytes=each.weight_bytes * weight_ratio,
+                    dtype=dtype or each.dtype,
+                )
+            )
+        held = self.weight_bytes - saved
+        return dataclasses.replace(
+            self,
+            operators=tuple(rows),
+            weight_bytes=held,
+            peak_low_bytes=max(held, self.peak_low_bytes - saved),
+            peak_high_bytes=max(held, self.peak_high_bytes - saved),
+        )
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a check, an estimate or a suggestion may look at; no torch.
+
+    `facts` is what this technique's `inspect` found: in the baseline (from the profile) or, while a recipe
+    is being built, in the program as the earlier steps left it. `steps` are those before this one.
+    """
+
+    study: Study | None
+    machine: Machine
+    config: Any
+    profile: Profile | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    steps: tuple[Step, ...] = ()
+
+
+@dataclass
+class BuildContext:
+    """What a technique may use while it works.
+
+    Attributes:
+        config: the technique's own Config.
+        workload: what will be run.
+        inputs: inputs of one run of the workload, on the workload's device.
+        calibration: quality data set apart for calibration; empty where there is none.
+        cache: a folder for deterministic results (compiled packages), kept between runs.
+        progress: called with a fraction 0 to 1 and a few words.
+    """
+
+    config: Any
+    workload: Workload
+    inputs: Inputs
+    machine: Machine
+    calibration: list[Example] = field(default_factory=list)
+    cache: Path | None = None
+    seed: int = 0
+    max_length: int | None = None
+    progress: Callable[[float, str], None] = lambda fraction, words: None
+
+
+class Technique:
+    """One way to make a model cheaper."""
+
+    name: ClassVar[str]
+    stage: ClassVar[Stage]
+    conflicts: ClassVar[tuple[str, ...]] = ()
+    repeats: ClassVar[bool] = False
+    requires: ClassVar[tuple[str, ...]] = ()
+    sources: ClassVar[tuple[str, ...]] = ()
+    theory: ClassVar[str] = ""
+    sample: ClassVar[str] = "tiny_gpt"
+    max_relative_error: ClassVar[float] = 1e-4
+
+    @dataclass(frozen=True)
+    class Config:
+        """No parameters."""
+
+    def inspect(self, program: Program, inputs: Inputs, workload: Workload) -> dict[str, Any]:
+        """Plain facts of a live program that `check`, `estimate` and `suggest` read later; JSON."""
+        return {}
+
+    def check(self, target: Target) -> tuple[str, ...]:
+        """Why it cannot run, or would change nothing, here; one line each, empty where it can."""
+        return ()
+
+    def estimate(self, costs: CostTable, target: Target) -> CostTable:
+        """The cost table after this step."""
+        return costs
+
+    def suggest(self, target: Target) -> Suggestion | None:
+        """A suggestion with its evidence where this is worth proposing; `prediction` is filled later."""
+        return None
+
+    def apply(self, program: Program, context: BuildContext) -> Program:
+        """The program after this step; it consumes the one that it gets."""
+        raise NotImplementedError
+
+    def verify(self, before: Fingerprint, after: Fingerprint) -> Realness:
+        """Whether the step did what it says, from what was really held and run."""
+        raise NotImplementedError
+
+    @classmethod
+    def title(cls) -> str:
+        """The first line of the docstring, without its full stop."""
+        return inspect.getdoc(cls).splitlines()[0].rstrip(".")  # type: ignore[union-attr]
+
+    @classmethod
+    def help(cls) -> str:
+        """The docstring after its first line."""
+        return "\n".join(inspect.getdoc(cls).splitlines()[1:]).strip()  # type: ignore[union-attr]
+
+    @classmethod
+    def configure(cls, params: Mapping[str, Any]) -> Any:
+        """A validated Config; a bad value is refused with a message that names it."""
+        return make_config(cls.Config, params, owner=cls.name)
+
+    @classmethod
+    def full_params(cls, params: Mapping[str, Any]) -> dict[str, Any]:
+        """The parameters with every default filled in."""
+        return config_values(cls.configure(params))
+
+
+def techniques() -> dict[str, Technique]:
+    """Every technique by name, in the order of the stages."""
+    found: list[Technique] = [cls() for cls in discover("engine.optimize.techniques").values()]
+    ordered = sorted(found, key=lambda each: (STAGES.index(each.stage), each.name))
+    return {each.name: each for each in ordered}
+
+
+def technique(name: str) -> Technique:
+    """The technique of that name.
+
+    Raises:
+        RecipeError: there is none.
+    """
+    known = techniques()
+    if name not in known:
+        raise RecipeError(f"No technique is called {name!r}.", hint=f"There are: {', '.join(known)}.")
+    return known[name]

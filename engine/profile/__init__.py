@@ -1,0 +1,1 @@
+"""What a model costs: counts, traces, memory and the machine."""

@@ -1,0 +1,1 @@
+"""What executes a variant, and the file format that belongs to it."""

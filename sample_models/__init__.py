@@ -1,0 +1,1 @@
+"""Sample models, one folder each, opened by path as `sample_models/NAME/model.py:build`."""
