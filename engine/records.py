@@ -30,12 +30,12 @@ R = TypeVar("R")
 
 def to_json(record: Any) -> bytes:
     """A record, or a tuple or dict of records, as UTF-8 JSON."""
-    return msgspec.json.encode(record)
+    return msgspec.json.encode(record, enc_hook=_name_of_type)
 
 
 def to_plain(record: Any) -> Any:
-    """A record as dicts, lists and plain values."""
-    return msgspec.to_builtins(record)
+    """A record as dicts, lists and plain values; a type stands as its name."""
+    return msgspec.to_builtins(record, enc_hook=_name_of_type)
 
 
 def from_json(text: bytes | str, kind: type[R]) -> R:
@@ -121,6 +121,26 @@ class QualitySpec:
     path: str | None = None
     metric: str | None = None
     limit: int | None = None
+
+
+@dataclass(frozen=True)
+class StudyRequest:
+    """What a person asks to have opened: the model, the workload, the quality data and their trust."""
+
+    reference: ModelReference
+    workload: WorkloadRequest = field(default_factory=WorkloadRequest)
+    quality: QualitySpec = field(default_factory=QualitySpec)
+    trust: bool = False
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How much a comparison may take."""
+
+    rounds: int = 30
+    budget_seconds: float = 120.0
+    quality_limit: int | None = None
+    waterfall: bool = True
 
 
 @dataclass(frozen=True)
@@ -594,3 +614,9 @@ class JobStatus:
 def replace(record: R, **changes: Any) -> R:
     """A copy of a frozen record with some fields changed."""
     return dataclasses.replace(record, **changes)  # type: ignore[type-var]
+
+
+def _name_of_type(value: Any) -> str:
+    if isinstance(value, type):
+        return value.__name__
+    raise TypeError(f"A record holds plain values only, got {type(value).__name__}.")

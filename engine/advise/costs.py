@@ -1,0 +1,70 @@
+"""From a profile to the table of costs that predictions are folded over."""
+
+from __future__ import annotations
+
+from engine.optimize.technique import CostTable, OperatorCost
+from engine.records import OperatorProfile, Profile
+
+# An operator whose arithmetic is below this is all dispatch; the median of such rows is the overhead.
+_TINY_MOVED_BYTES = 16_384
+
+
+def cost_table(profile: Profile) -> CostTable | None:
+    """The costs of the profiled program for one run of the workload; None where no time was measured.
+
+    Operator times come from the trace and are scaled so that the whole equals the latency that was
+    measured without the profiler. What the trace does not put on an operator is the rest: Python between
+    the operators and the loop of `generate`.
+    """
+    measured = _measured_ms(profile)
+    traced = profile.traced_time_ms
+    if measured is None or not traced:
+        return None
+    scale = measured / traced
+    overhead = call_overhead_ms(profile) * scale
+    rows = tuple(_row(each, scale, overhead) for each in profile.operators)
+    rest = max(0.0, measured - sum(each.time_low_ms for each in rows))
+    ledger = profile.memory or profile.predicted_memory
+    peak = float(ledger.peak_tensor_bytes if ledger else profile.totals.parameter_bytes)
+    return CostTable(
+        operators=rows,
+        rest_low_ms=rest,
+        rest_high_ms=rest,
+        weight_bytes=float(profile.totals.parameter_bytes),
+        peak_low_bytes=peak,
+        peak_high_bytes=peak,
+    )
+
+
+def call_overhead_ms(profile: Profile) -> float:
+    """What a call costs here before any arithmetic: the median self time of calls that move little."""
+    tiny = sorted(
+        each.self_time_ms / each.calls
+        for each in profile.operators
+        if each.self_time_ms and each.calls and each.moved_bytes / each.calls < _TINY_MOVED_BYTES
+    )
+    return tiny[len(tiny) // 2] if tiny else 0.0
+
+
+def _measured_ms(profile: Profile) -> float | None:
+    if profile.latency_ms is not None:
+        return profile.latency_ms.median
+    return profile.traced_time_ms
+
+
+def _row(each: OperatorProfile, scale: float, overhead: float) -> OperatorCost:
+    time_ms = (each.self_time_ms or 0.0) * scale
+    return OperatorCost(
+        name=each.name,
+        module=each.module,
+        phase=each.phase,
+        shapes=each.shapes,
+        dtype=each.dtype,
+        calls=float(each.calls),
+        flops=float(each.flops),
+        moved_bytes=float(each.moved_bytes),
+        weight_bytes=float(each.weight_bytes),
+        time_low_ms=time_ms,
+        time_high_ms=time_ms,
+        overhead_ms=min(time_ms, overhead * each.calls),
+    )

@@ -1,0 +1,94 @@
+"""From a profile to suggestions, the largest predicted gain first."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from engine.advise.prediction import predict, target_of
+from engine.errors import RecipeError
+from engine.optimize.recipe import ordered
+from engine.optimize.technique import technique, techniques
+from engine.records import Evidence, Machine, Prediction, Profile, Recipe, Suggestion
+
+_HARMLESS = ("none", "low")
+
+
+def suggest(profile: Profile, machine: Machine) -> tuple[Suggestion, ...]:
+    """Every technique's suggestion that applies here, with its prediction, ranked.
+
+    A suggestion whose check says no stays, with the reasons in `blocked`, behind the others. Where at least
+    two free ones carry no or little risk, they come first as one: taken together.
+    """
+    found = [each for name in techniques() if (each := _suggestion(profile, machine, name))]
+    free = sorted((each for each in found if not each.blocked), key=_gain, reverse=True)
+    blocked = [each for each in found if each.blocked]
+    together = _together(profile, machine, free)
+    return (*together, *free, *blocked)
+
+
+def _suggestion(profile: Profile, machine: Machine, name: str) -> Suggestion | None:
+    target = target_of(profile, machine, (), name, {})
+    proposed = technique(name).suggest(target)
+    if proposed is None:
+        return None
+    reasons: list[str] = []
+    for step in proposed.steps:
+        owner = technique(step.technique)
+        reasons += owner.check(target_of(profile, machine, (), step.technique, step.params))
+    prediction = predict(profile, Recipe(proposed.steps), machine)
+    return dataclasses.replace(proposed, prediction=prediction, blocked=tuple(reasons))
+
+
+def _together(profile: Profile, machine: Machine, free: list[Suggestion]) -> tuple[Suggestion, ...]:
+    harmless = [each for each in free if each.risk in _HARMLESS and _gain(each) >= 1.0]
+    recipe = Recipe()
+    taken: list[Suggestion] = []
+    best: Prediction | None = None
+    for each in harmless:
+        longer = _with(recipe, each)
+        prediction = predict(profile, longer, machine) if longer else None
+        if longer is None or prediction is None:
+            continue
+        if best is not None and prediction.speedup.low < best.speedup.low:
+            continue
+        recipe, best = longer, prediction
+        taken.append(each)
+    if len(taken) < 2:
+        return ()
+    evidence = tuple(
+        Evidence(each.title, each.prediction.speedup.low, "x alone, at least")
+        for each in taken
+        if each.prediction
+    )
+    return (
+        Suggestion(
+            rule="together",
+            title="Take what is safe, together",
+            summary=f"{len(taken)} suggestions below change no answer, or hardly, and add up.",
+            steps=recipe.steps,
+            evidence=evidence,
+            risk=max((each.risk for each in taken), key=_HARMLESS.index),
+            next_step="Add them all to the recipe, then build and measure; the waterfall shows each one's part.",
+            theory=(
+                "Gains do not multiply: each step works on the time that the one before it left. The"
+                " prediction folds them operator by operator (Amdahl's law)."
+            ),
+            prediction=best,
+        ),
+    )
+
+
+def _with(recipe: Recipe, suggestion: Suggestion) -> Recipe | None:
+    present = {step.technique for step in recipe.steps}
+    added = tuple(step for step in suggestion.steps if step.technique not in present)
+    try:
+        return ordered(Recipe((*recipe.steps, *added)))
+    except RecipeError:
+        return None
+
+
+def _gain(suggestion: Suggestion) -> float:
+    if suggestion.prediction is None:
+        return 0.0
+    speedup = suggestion.prediction.speedup
+    return (speedup.low * speedup.high) ** 0.5

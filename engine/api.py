@@ -1,0 +1,273 @@
+"""The verbs, for scripts, the command line and the app; no torch.
+
+    from engine import api
+
+    request = api.request("tiny_gpt")
+    profile = api.profile(request)
+    for suggestion in api.suggest(profile):
+        print(suggestion.title, suggestion.prediction)
+    comparison = api.compare(request, ["inference_mode,kv_cache"])
+    artifact = api.export(request, "inference_mode,kv_cache", format="safetensors", out="small")
+
+A verb submits a job, waits for it and returns its record. What is pure arithmetic on a profile (`suggest`,
+`predict`, `reasons_against`) answers at once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from engine import client
+from engine.advise import prediction, suggesting
+from engine.errors import InputError, WorkbenchError, by_kind
+from engine.models.catalog import SampleCard, sample_cards
+from engine.optimize.recipe import read_recipe, recipe_text
+from engine.optimize.technique import techniques as _techniques
+from engine.params import Param, declared_params
+from engine.profile.machine import this_machine
+from engine.records import (
+    Artifact,
+    Comparison,
+    JobStatus,
+    Machine,
+    ModelReference,
+    Prediction,
+    Profile,
+    QualitySpec,
+    Recipe,
+    Settings,
+    Study,
+    StudyRequest,
+    Suggestion,
+    WorkloadRequest,
+    from_json,
+    to_plain,
+)
+from engine.store import Store
+
+OnStatus = Callable[[JobStatus], None]
+R = TypeVar("R")
+FORMATS: dict[str, str] = {
+    "safetensors": "Weights with the recipe and a loader script; any model.",
+    "huggingface": "A folder that from_pretrained opens; Hugging Face models.",
+    "torch_export": "torch.export program(s), .pt2; runs wherever the same torch is.",
+    "aot_inductor": "A compiled package for this kind of machine, .pt2.",
+    "onnx": "ONNX graph(s), run by ONNX Runtime.",
+}
+
+
+@dataclass(frozen=True)
+class TechniqueInfo:
+    """One technique as the app, the command line and the docs show it."""
+
+    name: str
+    title: str
+    help: str
+    stage: str
+    theory: str
+    sources: tuple[str, ...]
+    requires: tuple[str, ...]
+    conflicts: tuple[str, ...]
+    repeats: bool
+    params: tuple[Param, ...]
+
+
+def request(
+    model: Any,
+    *,
+    example_inputs: Any = None,
+    options: dict[str, Any] | None = None,
+    weights: str | Path | None = None,
+    data: str | Path | None = None,
+    metric: str | None = None,
+    trust: bool = False,
+    **workload: Any,
+) -> StudyRequest:
+    """A request from what a person types.
+
+    Args:
+        model: a sample's name, a folder or hub id, `file.py:build`, a file, or a live `torch.nn.Module`.
+        example_inputs: positional (tuple) or named (dict) inputs of a live module.
+        options: arguments of `build`.
+        weights: a .safetensors or .pt file to load into what `build` returns.
+        data: a file of quality data; the model's own where it has any, else fidelity.
+        trust: the person trusts the code of this model; remembered by content hash.
+        **workload: fields of `WorkloadRequest`.
+
+    Raises:
+        InputError: an unknown workload field, or a live module without example inputs.
+    """
+    unknown = set(workload) - set(WorkloadRequest.__dataclass_fields__)
+    if unknown:
+        raise InputError(f"A workload has no field {sorted(unknown)[0]!r}.")
+    if not isinstance(model, str | Path):
+        if example_inputs is None:
+            raise InputError(
+                "A live module needs example_inputs.", hint="Pass a tuple or a dict of tensors."
+            )
+        from engine.models.sources.live import freeze
+
+        model = freeze(model, example_inputs, store=Store())
+    return StudyRequest(
+        ModelReference(str(model), dict(options or {}), str(weights) if weights else None),
+        WorkloadRequest(**workload),
+        QualitySpec(str(data) if data else None, metric),
+        trust,
+    )
+
+
+def request_of(study: Study) -> StudyRequest:
+    """The request that opens a stored study again."""
+    return StudyRequest(study.reference, WorkloadRequest(**to_plain(study.workload)), study.quality)
+
+
+def submit(verb: str, *, store: Store | None = None, title: str = "", **arguments: Any) -> str:
+    """Starts a job and returns its id without waiting; records among the arguments become plain."""
+    return client.submit(store or Store(), verb, to_plain(arguments), title=title or verb)
+
+
+def result(job: str, kind: type[R], *, store: Store | None = None) -> R:
+    """The record that an ended job left.
+
+    Raises:
+        WorkbenchError: the leaf that the job ended with, or that it has not ended.
+    """
+    place = store or Store()
+    status = client.status(place, job)
+    if status.error is not None:
+        given = status.error
+        raise by_kind(given.kind)(given.message, hint=given.hint, detail=given.detail)
+    if status.state != "done":
+        raise WorkbenchError(f"Job {job} is {status.state}: it has left no result.")
+    return from_json((place.jobs_folder / job / "result.json").read_bytes(), kind)
+
+
+def open_study(asked: StudyRequest, **how: Any) -> Study:
+    """Opens a model once, to see that it opens and what it is."""
+    return _run("open", Study, {"request": asked}, **how)
+
+
+def profile(asked: StudyRequest, *, runtime: bool = True, **how: Any) -> Profile:
+    """Counts, and where `runtime` is true a trace, memory and latency of one run of the workload."""
+    return _run("profile", Profile, {"request": asked, "runtime": runtime}, **how)
+
+
+def suggest(profiled: Profile, *, machine: Machine | None = None) -> tuple[Suggestion, ...]:
+    """Suggestions with evidence and predicted range, ranked; at once."""
+    return suggesting.suggest(profiled, machine or this_machine())
+
+
+def predict(
+    profiled: Profile, recipe: Recipe | str, *, machine: Machine | None = None
+) -> Prediction | None:
+    """The predicted gain of a recipe; at once. None where the profile holds counts only."""
+    return prediction.predict(profiled, _recipe(recipe), machine or this_machine())
+
+
+def reasons_against(
+    profiled: Profile, recipe: Recipe | str = "", *, machine: Machine | None = None
+) -> dict[str, tuple[str, ...]]:
+    """For each technique, why it cannot run here beside the recipe's steps; empty where it can."""
+    return prediction.reasons_against(profiled, _recipe(recipe), machine or this_machine())
+
+
+def optimize(
+    asked: StudyRequest, recipe: Recipe | str, *, settings: Settings | None = None, **how: Any
+) -> Comparison:
+    """Builds one recipe, proves each step real, and measures what each step bought."""
+    arguments = {"request": asked, "recipe": recipe_text(_recipe(recipe)),
+                 "settings": settings or Settings()}  # fmt: skip
+    return _run("optimize", Comparison, arguments, **how)
+
+
+def compare(
+    asked: StudyRequest,
+    recipes: Sequence[Recipe | str],
+    *,
+    settings: Settings | None = None,
+    **how: Any,
+) -> Comparison:
+    """Measures variants against the baseline in one interleaved run."""
+    texts = [recipe_text(_recipe(each)) for each in recipes]
+    arguments = {"request": asked, "recipes": texts, "settings": settings or Settings()}
+    return _run("compare", Comparison, arguments, **how)
+
+
+def export(
+    asked: StudyRequest,
+    recipe: Recipe | str,
+    *,
+    format: str,
+    out: str | Path,
+    **how: Any,  # noqa: A002
+) -> Artifact:
+    """Builds a recipe, writes it in one of `FORMATS` into the folder `out`, and proves it there.
+
+    Raises:
+        InputError: an unknown format.
+    """
+    if format not in FORMATS:
+        raise InputError(
+            f"No format is called {format!r}.", hint=f"There are: {', '.join(FORMATS)}."
+        )
+    arguments = {"request": asked, "recipe": recipe_text(_recipe(recipe)), "format": format,
+                 "out": str(Path(out).absolute())}  # fmt: skip
+    return _run("export", Artifact, arguments, **how)
+
+
+def verify(folder: str | Path, **how: Any) -> Artifact:
+    """Loads an artifact again in a clean process and holds it against its certificate."""
+    return _run("verify", Artifact, {"path": str(Path(folder).absolute())}, **how)
+
+
+def models() -> tuple[SampleCard, ...]:
+    """The samples that come with this installation."""
+    return sample_cards()
+
+
+def techniques() -> tuple[TechniqueInfo, ...]:
+    """Every technique, in the order of the stages."""
+    return tuple(
+        TechniqueInfo(
+            each.name, each.title(), each.help(), each.stage, each.theory, each.sources,
+            each.requires, each.conflicts, each.repeats, declared_params(each.Config),
+        )
+        for each in _techniques().values()
+    )  # fmt: skip
+
+
+def history(*, store: Store | None = None) -> tuple[JobStatus, ...]:
+    """Every job, the newest first."""
+    return tuple(sorted(client.statuses(store or Store()), key=lambda each: -each.created))
+
+
+def _recipe(recipe: Recipe | str) -> Recipe:
+    return read_recipe(recipe if isinstance(recipe, str) else recipe_text(recipe))
+
+
+def _run(
+    verb: str,
+    kind: type[R],
+    arguments: dict[str, Any],
+    *,
+    store: Store | None = None,
+    on_status: OnStatus | None = None,
+    title: str = "",
+) -> R:
+    place = store or Store()
+    job = submit(verb, store=place, title=title, **arguments)
+    try:
+        client.wait(place, job, on_status or (lambda status: None))
+    except KeyboardInterrupt:
+        client.cancel(place, job)
+        raise
+    return result(job, kind, store=place)
+
+
+def now() -> float:
+    """Seconds since the epoch, as every record's `created` holds them."""
+    return time.time()

@@ -1,0 +1,207 @@
+"""What each verb does inside its job; the only room that knows all the others."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from engine.advise.prediction import predict
+from engine.errors import InputError, WorkbenchError
+from engine.models.opened import OpenedModel
+from engine.models.opening import open_model
+from engine.optimize.recipe import read_recipe, recipe_text
+from engine.optimize.technique import techniques
+from engine.profile.machine import this_machine
+from engine.records import (
+    Artifact,
+    Comparison,
+    Prediction,
+    Profile,
+    Recipe,
+    Settings,
+    Study,
+    StudyRequest,
+    content_id,
+    from_plain,
+    replace,
+    to_plain,
+)
+from engine.store import Store
+
+
+class Job(Protocol):
+    """What a verb may use of the job that it runs in."""
+
+    store: Store
+
+    def progress(self, fraction: float, words: str) -> None: ...
+
+    def log(self, text: str) -> None: ...
+
+
+def open_study(arguments: dict[str, Any], job: Job) -> Study:
+    """Opens the model and keeps the study."""
+    job.progress(0.1, "Opening the model")
+    return _opened(arguments, job)[1]
+
+
+def profile(arguments: dict[str, Any], job: Job) -> Profile:
+    """Profiles the study, asks every technique for its facts and keeps the profile."""
+    from engine.profile.profiling import profile_model
+
+    job.progress(0.02, "Opening the model")
+    opened, study = _opened(arguments, job)
+    profiled = profile_model(
+        opened,
+        study,
+        folder=job.store.traces_folder / study.id,
+        runtime=bool(arguments.get("runtime", True)),
+        progress=_part(job, 0.1, 0.8),
+    )
+    profiled = replace(profiled, facts=_facts(opened, job))
+    job.store.put("profile", study.id, profiled, study=study.id)
+    return profiled
+
+
+def optimize(arguments: dict[str, Any], job: Job) -> Comparison:
+    """Compares one recipe, with the waterfall of its steps."""
+    return compare({**arguments, "recipes": [arguments["recipe"]]}, job)
+
+
+def compare(arguments: dict[str, Any], job: Job) -> Comparison:
+    """Measures the recipes against the baseline and keeps the comparison."""
+    from engine.measure.comparing import compare as measure
+
+    job.progress(0.01, "Opening the model")
+    _, study = _opened(arguments, job)
+    recipes = [read_recipe(each) for each in arguments["recipes"]]
+    if not any(recipe.steps for recipe in recipes):
+        raise InputError("A comparison needs a recipe with at least one step.")
+    found = measure(
+        study,
+        recipes,
+        request=_request_for_children(arguments),
+        cache=job.store.cache_folder,
+        settings=from_plain(arguments.get("settings") or {}, Settings),
+        progress=_part(job, 0.05, 0.95),
+        predictions=_predictions(job.store, study, recipes),
+    )
+    job.store.put("comparison", found.id, found, study=study.id)
+    return found
+
+
+def export(arguments: dict[str, Any], job: Job) -> Artifact:
+    """Builds the recipe, writes the artifact, proves it and keeps its record."""
+    from engine.export.exporting import export_variant
+    from engine.optimize.build import build_variant
+
+    job.progress(0.02, "Opening the model")
+    opened, study = _opened(arguments, job)
+    recipe = read_recipe(arguments["recipe"])
+    variant = build_variant(
+        opened,
+        recipe,
+        machine=study.machine,
+        cache=job.store.cache_folder,
+        progress=_part(job, 0.05, 0.4),
+    )
+    artifact = export_variant(
+        opened,
+        variant,
+        study=study,
+        format=arguments["format"],
+        out=Path(arguments["out"]),
+        cache=job.store.cache_folder,
+        progress=_part(job, 0.4, 1.0),
+    )
+    job.store.put("artifact", content_id(artifact.path, time.time()), artifact, study=study.id)
+    return artifact
+
+
+def verify(arguments: dict[str, Any], job: Job) -> Artifact:
+    """Proves an artifact again."""
+    from engine.export.verifying import verify_folder
+
+    job.progress(0.1, "Loading the artifact in a clean process")
+    return verify_folder(Path(arguments["path"]))
+
+
+WORK: dict[str, Callable[[dict[str, Any], Job], Any]] = {
+    "open": open_study,
+    "profile": profile,
+    "optimize": optimize,
+    "compare": compare,
+    "export": export,
+    "verify": verify,
+}
+
+
+def _opened(arguments: dict[str, Any], job: Job) -> tuple[OpenedModel, Study]:
+    asked = from_plain(arguments["request"], StudyRequest)
+    opened = open_model(
+        asked.reference, asked.workload, asked.quality, is_trusted=trust_check(asked, job.store)
+    )
+    machine = this_machine()
+    study = Study(
+        id=content_id(
+            opened.summary.content_hash, to_plain(asked.reference), to_plain(opened.workload),
+            to_plain(asked.quality), machine.id,
+        ),
+        reference=asked.reference,
+        model=opened.summary,
+        workload=opened.workload,
+        quality=asked.quality,
+        machine=machine,
+        created=time.time(),
+    )  # fmt: skip
+    job.store.put("study", study.id, study, study=study.id)
+    return opened, study
+
+
+def trust_check(asked: StudyRequest, store: Store) -> Callable[[str], bool]:
+    """Whether a content hash is trusted; with `trust` in the request it is, and is remembered."""
+
+    def is_trusted(content_hash: str) -> bool:
+        if asked.trust:
+            store.trust(content_hash, asked.reference.location)
+        return store.is_trusted(content_hash)
+
+    return is_trusted
+
+
+def _facts(opened: OpenedModel, job: Job) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    owners = techniques()
+    for index, (name, owner) in enumerate(owners.items()):
+        job.progress(0.8 + 0.2 * index / len(owners), f"Looking where {name} would help")
+        try:
+            found[name] = owner.inspect(opened.program, opened.inputs, opened.workload)
+        except WorkbenchError as error:
+            found[name] = {"error": error.message}
+        except Exception as error:  # a model that one technique cannot look at still has a profile
+            job.log(f"{name} could not look at this model:\n{traceback.format_exc()}")
+            found[name] = {"error": f"{type(error).__name__}: {error}".splitlines()[0][:300]}
+    return found
+
+
+def _predictions(store: Store, study: Study, recipes: list[Recipe]) -> dict[str, Prediction]:
+    profiled = store.get("profile", study.id, Profile)
+    if profiled is None:
+        return {}
+    predicted = {recipe_text(each): predict(profiled, each, study.machine) for each in recipes}
+    return {text: each for text, each in predicted.items() if each is not None}
+
+
+def _request_for_children(arguments: dict[str, Any]) -> dict[str, Any]:
+    # Trust was given, and remembered by content hash, when this job opened the model.
+    return {**arguments["request"], "trust": False}
+
+
+def _part(job: Job, low: float, high: float) -> Callable[[float, str], None]:
+    def report(fraction: float, words: str) -> None:
+        job.progress(low + (high - low) * min(1.0, max(0.0, fraction)), words)
+
+    return report
