@@ -1,3 +1,3 @@
-"""Everything that is not a screen: opening, profiling, optimizing, comparing and exporting models."""
+"""Everything that is not a screen: opening, profiling, optimizing, comparing, exporting."""
 
 __version__ = "0.1.0"

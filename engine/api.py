@@ -9,8 +9,8 @@
     comparison = api.compare(request, ["inference_mode,kv_cache"])
     artifact = api.export(request, "inference_mode,kv_cache", format="safetensors", out="small")
 
-A verb submits a job, waits for it and returns its record. What is pure arithmetic on a profile (`suggest`,
-`predict`, `reasons_against`) answers at once.
+A verb submits a job, waits for it and returns its record. What is pure arithmetic on a profile
+(`suggest`, `predict`, `reasons_against`) answers at once.
 """
 
 from __future__ import annotations
@@ -90,11 +90,13 @@ def request(
     """A request from what a person types.
 
     Args:
-        model: a sample's name, a folder or hub id, `file.py:build`, a file, or a live `torch.nn.Module`.
+        model: a sample's name, a folder or hub id, `file.py:build`, a file, or a live
+        `torch.nn.Module`.
         example_inputs: positional (tuple) or named (dict) inputs of a live module.
         options: arguments of `build`.
         weights: a .safetensors or .pt file to load into what `build` returns.
         data: a file of quality data; the model's own where it has any, else fidelity.
+        metric: the metric of that file, where it could mean several.
         trust: the person trusts the code of this model; remembered by content hash.
         **workload: fields of `WorkloadRequest`.
 
@@ -152,7 +154,7 @@ def open_study(asked: StudyRequest, **how: Any) -> Study:
 
 
 def profile(asked: StudyRequest, *, runtime: bool = True, **how: Any) -> Profile:
-    """Counts, and where `runtime` is true a trace, memory and latency of one run of the workload."""
+    """Counts and, where `runtime` is true, a trace, memory and latency of one run."""
     return _run("profile", Profile, {"request": asked, "runtime": runtime}, **how)
 
 

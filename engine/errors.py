@@ -1,24 +1,24 @@
 """The errors that a person can run into, and what to do about each.
 
-    WorkbenchError
-    ├── InputError            what was typed or chosen cannot be used      (exit status 2)
-    │   ├── ModelError        a model cannot be opened
-    │   │   ├── UntrustedCode     it can run code and nobody has said that they trust it
-    │   │   ├── UnsafeFile        a file that is refused whatever the person says
-    │   │   └── WeightsMismatch   weights that do not belong to the module
-    │   ├── DataError         quality data cannot be read or used
-    │   ├── RecipeError       a recipe cannot be built
-    │   │   └── StepRefused       a technique's check says no
-    │   └── MissingPackage    an optional package is absent
-    └── JobError              work that was under way ended early          (exit status 1)
-        ├── JobCrashed        the process died by a signal
-        ├── OutOfMemory       the memory limit was reached
-        ├── TimedOut          the time limit was reached
-        ├── Cancelled         a person stopped it
-        ├── JobLost           nobody knows how it ended (power cut, kill -9 of everything)
-        ├── NumericalFailure  NaN, Inf or constant outputs
-        ├── ExportFailed      an artifact could not be written or proved
-        └── StorageFull       the disk has no room
+WorkbenchError
+├── InputError            what was typed or chosen cannot be used      (exit status 2)
+│   ├── ModelError        a model cannot be opened
+│   │   ├── UntrustedCode     it can run code and nobody has said that they trust it
+│   │   ├── UnsafeFile        a file that is refused whatever the person says
+│   │   └── WeightsMismatch   weights that do not belong to the module
+│   ├── DataError         quality data cannot be read or used
+│   ├── RecipeError       a recipe cannot be built
+│   │   └── StepRefused       a technique's check says no
+│   └── MissingPackage    an optional package is absent
+└── JobError              work that was under way ended early          (exit status 1)
+    ├── JobCrashed        the process died by a signal
+    ├── OutOfMemory       the memory limit was reached
+    ├── TimedOut          the time limit was reached
+    ├── Cancelled         a person stopped it
+    ├── JobLost           nobody knows how it ended (power cut, kill -9 of everything)
+    ├── NumericalFailure  NaN, Inf or constant outputs
+    ├── ExportFailed      an artifact could not be written or proved
+    └── StorageFull       the disk has no room
 """
 
 from __future__ import annotations

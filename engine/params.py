@@ -1,7 +1,8 @@
 """A tunable declared once: default, bounds, step, choices, unit and help.
 
-A technique's `Config` is a frozen dataclass whose fields come from `param(...)`. From that one declaration
-come the control in the app, the option on the command line, the validation and the row in the documentation.
+A technique's `Config` is a frozen dataclass whose fields come from `param(...)`. From that one
+declaration come the control in the app, the option on the command line, the validation and the row
+in the documentation.
 """
 
 from __future__ import annotations

@@ -1,12 +1,14 @@
 """What runs: the module, the way a workload calls it, and the context that it runs in.
 
-A baseline and every variant are Programs. Techniques take one and give one back; runtimes make one faster
-to call. `Program.forward` and `Program.generate` are the only two ways in which anything here is run.
+A baseline and every variant are Programs. Techniques take one and give one back; runtimes make one
+faster to call. `Program.forward` and `Program.generate` are the only two ways in which anything
+here is run.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -38,8 +40,9 @@ class ExecutionContext:
 class Decoder(Protocol):
     """How one token after the other is asked of a module: stateless, the state is handed through.
 
-    `prefill` returns the logits of the last prompt position [batch, vocabulary] and the state; `step` takes
-    the newest token [batch, 1] with that state and returns the next logits and the new state.
+    `prefill` returns the logits of the last prompt position [batch, vocabulary] and the state;
+    `step` takes the newest token [batch, 1] with that state and returns the next logits and the
+    new state.
     """
 
     keeps_cache: bool
@@ -55,9 +58,11 @@ class Generation:
 
     Attributes:
         tokens: new tokens, int64 [batch, new_tokens].
-        logits: logits each was chosen from [batch, new_tokens, vocabulary]; with gradients on they keep
+        logits: logits each was chosen from [batch, new_tokens, vocabulary]; with gradients on they
+        keep
             the graph of every step alive, as a plain loop does that keeps its scores.
-        prefill_ms, step_ms: wall time until the first token, then of each further token, device synchronised.
+        prefill_ms, step_ms: wall time until the first token, then of each further token, device
+        synchronised.
     """
 
     tokens: Tensor
@@ -127,6 +132,7 @@ class Program:
         marks = [time.perf_counter()]
         with self.entered():
             logits, state = self.decoder.prefill(self.module, placed)
+            token = logits.argmax(-1, keepdim=True)
             for index in range(new_tokens):
                 if index:
                     logits, state = self.decoder.step(self.module, token, state)
@@ -138,7 +144,7 @@ class Program:
                 synchronize(self.context.device)
                 marks.append(time.perf_counter())
             tokens, stacked = torch.cat(chosen, 1), torch.stack(scores, 1)
-        spent = [1e3 * (after - before) for before, after in zip(marks, marks[1:], strict=False)]
+        spent = [1e3 * (after - before) for before, after in itertools.pairwise(marks)]
         return Generation(tokens, stacked, spent[0], tuple(spent[1:]))
 
 
@@ -173,7 +179,7 @@ def token_ids(inputs: Inputs) -> Tensor:
 
 
 def logits_of(outputs: Any) -> Tensor:
-    """The tensor that a task's answer is read from: `.logits`, else the first tensor of the outputs."""
+    """The tensor that holds a task's answer: `.logits`, else the first tensor of the outputs."""
     if isinstance(outputs, Tensor):
         return outputs
     logits = getattr(outputs, "logits", None)
@@ -183,7 +189,7 @@ def logits_of(outputs: Any) -> Tensor:
 
 
 def output_tensors(outputs: Any) -> list[Tensor]:
-    """Every floating-point tensor in a module's outputs, in order, containers and ModelOutput included."""
+    """Every floating-point tensor in a module's outputs, in order, containers included."""
     found: list[Tensor] = []
     pending = [outputs]
     while pending:
@@ -203,8 +209,8 @@ def output_tensors(outputs: Any) -> list[Tensor]:
 def held_bytes(module: nn.Module) -> dict[str, int]:
     """Bytes really held, by dtype name ("float32", "int8", ...).
 
-    Parameters and buffers that share storage (tied embeddings) count once. A module that holds memory
-    outside of tensors (packed weights, a compiled package) tells it in an attribute
+    Parameters and buffers that share storage (tied embeddings) count once. A module that holds
+    memory outside of tensors (packed weights, a compiled package) tells it in an attribute
     `packed_bytes: dict[str, int]`.
     """
     held: dict[str, int] = {}
@@ -234,6 +240,6 @@ def to_device(inputs: Any, device: str) -> Any:
 
 
 def synchronize(device: str) -> None:
-    """Waits until everything that was queued on an accelerator has run; nothing to do on the CPU."""
+    """Waits until all that was queued on an accelerator has run; nothing to do on the CPU."""
     if device != "cpu" and device != "meta":
         torch.accelerator.synchronize(torch.device(device))

@@ -1,7 +1,7 @@
 """What crosses the process boundary: frozen dataclasses that are JSON, without torch.
 
-Names carry their unit. A time is in milliseconds and a size in bytes unless the name says otherwise.
-`to_json` and `from_json` convert any record; unknown fields are refused.
+Names carry their unit. A time is in milliseconds and a size in bytes unless the name says
+otherwise. `to_json` and `from_json` convert any record; unknown fields are refused.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def content_id(*parts: Any) -> str:
 
 @dataclass(frozen=True)
 class Workload:
-    """What is run and timed. A size that is None takes the model's own default when it is opened."""
+    """What is run and timed. A size that is None takes the model's own default."""
 
     kind: WorkloadKind = "forward"
     batch: int = 1
@@ -105,8 +105,9 @@ class WorkloadRequest:
 class ModelReference:
     """Where a model comes from, as typed by a person or chosen in the app.
 
-    `location` is a sample's name, a Hugging Face folder or hub id, `file.py:build`, `package.module:build`,
-    or a file. `options` go to `build`. `weights` are loaded into what `build` returns.
+    `location` is a sample's name, a Hugging Face folder or hub id, `file.py:build`,
+    `package.module:build`, or a file. `options` go to `build`. `weights` are loaded into what
+    `build` returns.
     """
 
     location: str
@@ -116,7 +117,7 @@ class ModelReference:
 
 @dataclass(frozen=True)
 class QualitySpec:
-    """Where quality data comes from: the model's own, a file, or nothing (fidelity to the baseline)."""
+    """Where quality data comes from: the model's own, a file, or nothing (then fidelity)."""
 
     path: str | None = None
     metric: str | None = None
@@ -125,7 +126,7 @@ class QualitySpec:
 
 @dataclass(frozen=True)
 class StudyRequest:
-    """What a person asks to have opened: the model, the workload, the quality data and their trust."""
+    """What a person asks to have opened: model, workload, quality data and their trust."""
 
     reference: ModelReference
     workload: WorkloadRequest = field(default_factory=WorkloadRequest)
@@ -306,7 +307,7 @@ class UsageSample:
 
 @dataclass(frozen=True)
 class TimeShare:
-    """A part of the step time: kernel, memcpy, communication, CPU operators, data loading, other."""
+    """A part of the step time: kernel, memcpy, communication, CPU, data loading, other."""
 
     name: str
     time_ms: float
@@ -316,8 +317,9 @@ class TimeShare:
 class Profile:
     """Static counts and, where it was run, the runtime trace of one study's workload.
 
-    `facts` holds for each technique what its `inspect` found in the live model; checks, estimates and
-    suggestions read them without torch. `trace_folder` opens in TensorBoard; `trace_file` is in it.
+    `facts` holds for each technique what its `inspect` found in the live model; checks, estimates
+    and suggestions read them without torch. `trace_folder` opens in TensorBoard; `trace_file` is
+    in it.
     """
 
     study: Study
@@ -481,8 +483,9 @@ class Quality:
 class Fidelity:
     """How close outputs stay to the baseline's, without labels.
 
-    `relative_error` is the 2-norm of the difference over the 2-norm of the baseline's outputs. `flips`
-    counts top-1 answers that changed; with labels, `flips_to_wrong` and `flips_to_right` part them.
+    `relative_error` is the 2-norm of the difference over the 2-norm of the baseline's outputs.
+    `flips` counts top-1 answers that changed; with labels, `flips_to_wrong` and `flips_to_right`
+    part them.
     """
 
     relative_error: float

@@ -5,16 +5,17 @@ from __future__ import annotations
 from engine.optimize.technique import CostTable, OperatorCost
 from engine.records import OperatorProfile, Profile
 
-# An operator whose arithmetic is below this is all dispatch; the median of such rows is the overhead.
+# An operator whose arithmetic is below this is all dispatch; the median of such rows is the
+# overhead.
 _TINY_MOVED_BYTES = 16_384
 
 
 def cost_table(profile: Profile) -> CostTable | None:
-    """The costs of the profiled program for one run of the workload; None where no time was measured.
+    """The costs of the profiled program for one run; None where no time was measured.
 
     Operator times come from the trace and are scaled so that the whole equals the latency that was
-    measured without the profiler. What the trace does not put on an operator is the rest: Python between
-    the operators and the loop of `generate`.
+    measured without the profiler. What the trace does not put on an operator is the rest: Python
+    between the operators and the loop of `generate`.
     """
     measured = _measured_ms(profile)
     traced = profile.traced_time_ms
@@ -37,7 +38,7 @@ def cost_table(profile: Profile) -> CostTable | None:
 
 
 def call_overhead_ms(profile: Profile) -> float:
-    """What a call costs here before any arithmetic: the median self time of calls that move little."""
+    """What a call costs before any arithmetic: the median self time of calls that move little."""
     tiny = sorted(
         each.self_time_ms / each.calls
         for each in profile.operators

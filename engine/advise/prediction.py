@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from engine.advise.costs import cost_table
 from engine.optimize.recipe import ordered
-from engine.optimize.technique import Target, technique
+from engine.optimize.technique import Target, technique, techniques
 from engine.records import Machine, Prediction, Profile, Range, Recipe
 
 
 def predict(profile: Profile, recipe: Recipe, machine: Machine) -> Prediction | None:
     """The predicted gain of a recipe over the profiled baseline; None without a runtime profile.
 
-    Each step's `estimate` takes the cost table that the one before it left, so that gains compose per
-    operator (Amdahl) instead of being multiplied.
+    Each step's `estimate` takes the cost table that the one before it left, so that gains compose
+    per operator (Amdahl) instead of being multiplied.
 
     Raises:
         RecipeError: the recipe cannot be read or has a conflict.
@@ -41,9 +41,7 @@ def predict(profile: Profile, recipe: Recipe, machine: Machine) -> Prediction | 
 def reasons_against(
     profile: Profile, recipe: Recipe, machine: Machine
 ) -> dict[str, tuple[str, ...]]:
-    """For each technique why it cannot run, or would change nothing, beside the recipe's other steps."""
-    from engine.optimize.technique import techniques
-
+    """Why each technique cannot run, or would change nothing, beside the recipe's steps."""
     chosen = {step.technique: step for step in recipe.steps}
     found = {}
     for name in techniques():

@@ -16,8 +16,8 @@ _HARMLESS = ("none", "low")
 def suggest(profile: Profile, machine: Machine) -> tuple[Suggestion, ...]:
     """Every technique's suggestion that applies here, with its prediction, ranked.
 
-    A suggestion whose check says no stays, with the reasons in `blocked`, behind the others. Where at least
-    two free ones carry no or little risk, they come first as one: taken together.
+    A suggestion whose check says no stays, with the reasons in `blocked`, behind the others. Where
+    at least two free ones carry no or little risk, they come first as one: taken together.
     """
     found = [each for name in techniques() if (each := _suggestion(profile, machine, name))]
     free = sorted((each for each in found if not each.blocked), key=_gain, reverse=True)
@@ -68,10 +68,10 @@ def _together(profile: Profile, machine: Machine, free: list[Suggestion]) -> tup
             steps=recipe.steps,
             evidence=evidence,
             risk=max((each.risk for each in taken), key=_HARMLESS.index),
-            next_step="Add them all to the recipe, then build and measure; the waterfall shows each one's part.",
+            next_step="Add them all, build and measure; the waterfall shows each one's part.",
             theory=(
-                "Gains do not multiply: each step works on the time that the one before it left. The"
-                " prediction folds them operator by operator (Amdahl's law)."
+                "Gains do not multiply: each step works on the time that the one before it left."
+                " The prediction folds them operator by operator (Amdahl's law)."
             ),
             prediction=best,
         ),

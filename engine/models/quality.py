@@ -15,8 +15,8 @@ from engine.program import Inputs
 class Example:
     """One call's inputs and the labels that belong to it; labels are None where there are none.
 
-    For perplexity the labels are next-token ids [batch, tokens], -100 ignored; for accuracy and macro_f1
-    class ids [batch].
+    For perplexity the labels are next-token ids [batch, tokens], -100 ignored; for accuracy and
+    macro_f1 class ids [batch].
     """
 
     inputs: Inputs
@@ -29,7 +29,8 @@ class QualityData:
 
     Attributes:
         metric: "perplexity", "accuracy", "macro_f1", a name of the model's own, or "fidelity".
-        evaluate: the model's own metric: from (predict, examples) to one value an example; None for ours.
+        evaluate: the model's own metric: from (predict, examples) to one value an example; None
+        for ours.
         prompts: held-out prompts for generation, int64 [1, tokens] each.
     """
 

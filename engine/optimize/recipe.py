@@ -28,7 +28,7 @@ def read_recipe(text: str) -> Recipe:
     """A recipe from inline text or from the path of a YAML file, in build order.
 
     Raises:
-        RecipeError: no such technique or parameter, a bad value, a conflict, a file that is no recipe.
+        RecipeError: no such technique or parameter, a bad value, a conflict, no recipe file.
     """
     written = text.strip()
     if written.endswith((".yaml", ".yml")):
@@ -41,7 +41,8 @@ def read_recipe(text: str) -> Recipe:
 def ordered(recipe: Recipe) -> Recipe:
     """The recipe in build order, with every step validated and defaults left out.
 
-    Stages run in a fixed order (see `engine.optimize.technique`); inside a stage the given order stands.
+    Stages run in a fixed order (see `engine.optimize.technique`); inside a stage the given order
+    stands.
 
     Raises:
         RecipeError: an unknown technique or parameter, a bad value, a step twice or a conflict.
@@ -55,7 +56,8 @@ def ordered(recipe: Recipe) -> Recipe:
         for other in technique(name).conflicts:
             if other in names:
                 raise RecipeError(
-                    f"{name} and {other} cannot be in one recipe.", hint=f"Remove {name} or {other}."
+                    f"{name} and {other} cannot be in one recipe.",
+                    hint=f"Remove {name} or {other}.",
                 )
     runtimes = [name for name in names if technique(name).stage == "runtime"]
     if len(runtimes) > 1:

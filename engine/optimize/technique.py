@@ -1,11 +1,11 @@
 """The contract of a technique.
 
-A technique is one file in `engine/optimize/techniques`, holding one class that is named like the file. Its
-docstring is its title (first line) and help. torch is imported inside the methods only, so that the app
-reads every declaration without it.
+A technique is one file in `engine/optimize/techniques`, holding one class that is named like the
+file. Its docstring is its title (first line) and help. torch is imported inside the methods only,
+so that the app reads every declaration without it.
 
-The stages run in a fixed order, since each stands on what the one before it leaves; inside a stage the
-person's order holds and a technique may come twice:
+The stages run in a fixed order, since each stands on what the one before it leaves; inside a stage
+the person's order holds and a technique may come twice:
 
     reduce     fewer parameters or channels          (structured_prune)
     rewrite    the same answer by other operators    (fuse_attention, kv_cache)
@@ -50,8 +50,8 @@ STAGES: tuple[Stage, ...] = ("reduce", "rewrite", "precision", "context", "runti
 class OperatorCost:
     """One row of a cost table: calls of one operator in one module and phase, for one run.
 
-    `time_low_ms` and `time_high_ms` bound the self time; `overhead_ms` is the part of it that does not
-    depend on the amount of arithmetic (dispatch, Python), contained in both.
+    `time_low_ms` and `time_high_ms` bound the self time; `overhead_ms` is the part of it that does
+    not depend on the amount of arithmetic (dispatch, Python), contained in both.
     """
 
     name: str
@@ -74,7 +74,8 @@ class CostTable:
 
     Attributes:
         operators: the rows.
-        rest_low_ms, rest_high_ms: time outside operators (Python between them, the loop of generate).
+        rest_low_ms, rest_high_ms: time outside operators (Python between them, the loop of
+        generate).
         weight_bytes: bytes of parameters and buffers held.
         peak_low_bytes, peak_high_bytes: peak tensor bytes.
         quality_risk: the worst so far: "none", "low", "medium" or "high".
@@ -106,7 +107,7 @@ class CostTable:
         weight_ratio: float = 1.0,
         dtype: str | None = None,
     ) -> CostTable:
-        """The table with the matching rows' times multiplied: by `low` at best and `high` at worst."""
+        """The table with the matching rows' times multiplied by `low` at best, `high` at worst."""
         rows = []
         saved = 0.0
         for each in self.operators:
@@ -137,8 +138,9 @@ class CostTable:
 class Target:
     """What a check, an estimate or a suggestion may look at; no torch.
 
-    `facts` is what this technique's `inspect` found: in the baseline (from the profile) or, while a recipe
-    is being built, in the program as the earlier steps left it. `steps` are those before this one.
+    `facts` is what this technique's `inspect` found: in the baseline (from the profile) or, while
+    a recipe is being built, in the program as the earlier steps left it. `steps` are those before
+    this one.
     """
 
     study: Study | None
@@ -203,7 +205,7 @@ class Technique:
         return costs
 
     def suggest(self, target: Target) -> Suggestion | None:
-        """A suggestion with its evidence where this is worth proposing; `prediction` is filled later."""
+        """A suggestion with its evidence where this pays; its `prediction` is filled later."""
         return None
 
     def apply(self, program: Program, context: BuildContext) -> Program:
@@ -250,5 +252,7 @@ def technique(name: str) -> Technique:
     """
     known = techniques()
     if name not in known:
-        raise RecipeError(f"No technique is called {name!r}.", hint=f"There are: {', '.join(known)}.")
+        raise RecipeError(
+            f"No technique is called {name!r}.", hint=f"There are: {', '.join(known)}."
+        )
     return known[name]
