@@ -221,9 +221,16 @@ def export(
     return _run("export", Artifact, arguments, **how)
 
 
-def verify(folder: str | Path, **how: Any) -> Artifact:
-    """Loads an artifact again in a clean process and holds it against its certificate."""
-    return _run("verify", Artifact, {"path": str(Path(folder).absolute())}, **how)
+def verify(folder: str | Path, *, trust: bool = False, **how: Any) -> Artifact:
+    """Loads an artifact again in a clean process and holds it against its certificate.
+
+    Args:
+        folder: where it was exported to.
+        trust: run its code although it was not exported by this installation.
+        **how: store, on_status and title of the job.
+    """
+    arguments = {"path": str(Path(folder).absolute()), "trust": trust}
+    return _run("verify", Artifact, arguments, **how)
 
 
 def models() -> tuple[SampleCard, ...]:

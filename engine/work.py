@@ -95,6 +95,7 @@ def compare(arguments: dict[str, Any], job: Job) -> Comparison:
 
 def export(arguments: dict[str, Any], job: Job) -> Artifact:
     """Builds the recipe, writes the artifact, proves it and keeps its record."""
+    from engine.export.certifying import code_hash
     from engine.export.exporting import export_variant
     from engine.optimize.build import build_variant
 
@@ -117,6 +118,8 @@ def export(arguments: dict[str, Any], job: Job) -> Artifact:
         cache=job.store.cache_folder,
         progress=_part(job, 0.4, 1.0),
     )
+    folder = Path(artifact.path)
+    job.store.trust(code_hash(folder if folder.is_dir() else folder.parent), "exported here")
     job.store.put("artifact", content_id(artifact.path, time.time()), artifact, study=study.id)
     return artifact
 
@@ -126,7 +129,10 @@ def verify(arguments: dict[str, Any], job: Job) -> Artifact:
     from engine.export.verifying import verify_folder
 
     job.progress(0.1, "Loading the artifact in a clean process")
-    return verify_folder(Path(arguments["path"]))
+    trusted = bool(arguments.get("trust", False))
+    return verify_folder(
+        Path(arguments["path"]), is_trusted=lambda code: trusted or job.store.is_trusted(code)
+    )
 
 
 WORK: dict[str, Callable[[dict[str, Any], Job], Any]] = {
