@@ -22,8 +22,8 @@ from engine.records import Artifact, CertificateCheck, replace
 def verify_folder(folder: Path, *, is_trusted: Callable[[str], bool]) -> Artifact:
     """Loads an artifact in a clean process and checks hashes, outputs and time again.
 
-    Nothing in the folder is changed. An artifact carries code (load.py, model.py, .pt2), so it runs only
-    if that code was written by an export here or the person trusts it.
+    Nothing in the folder is changed. An artifact carries code (load.py, model.py, .pt2), so it runs
+    only if that code was written by an export here or the person trusts it.
 
     Raises:
         InputError: the folder holds no artifact.

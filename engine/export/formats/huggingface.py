@@ -17,7 +17,7 @@ _FOREIGN = ("kv_cache", "dynamic_int8")
 
 
 class Huggingface(Format):
-    """Hugging Face folder: opens with from_pretrained, and in every tool that reads such folders."""
+    """Hugging Face folder: opens with from_pretrained and in every tool that reads those."""
 
     name = "huggingface"
     title = "Hugging Face folder"

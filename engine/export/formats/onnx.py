@@ -54,8 +54,8 @@ class Onnx(Format):
         job.notes += graph_notes(job)
         if floats is not None:
             job.notes.append(
-                "dynamic_int8 was done by ONNX Runtime's own quantizer (per channel, dynamic) on the"
-                " float weights: its outputs differ from the variant's by rounding at other points."
+                "dynamic_int8 was done by ONNX Runtime's own quantizer (per channel, dynamic) on"
+                " the float weights: its outputs differ from the variant's by rounding at other points."
             )
 
 
