@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 
 from engine.errors import ExportFailed
@@ -26,6 +26,30 @@ def exported_programs(calls: FlatCalls) -> dict[str, ExportedProgram]:
     if calls.step is not None:
         programs["step"] = _exported(calls.step, step_examples(calls, examples))
     return programs
+
+
+def plain_graphs(calls: FlatCalls) -> dict[str, fx.GraphModule]:
+    """One graph of torch operators a role, with flat tensors in and out.
+
+    Raises:
+        ExportFailed: torch.export cannot trace the model, with its first reason.
+    """
+    owners = {"forward": calls.forward, "step": calls.step}
+    found = {role: each for role, each in owners.items() if isinstance(each, fx.GraphModule)}
+    if found:
+        return found
+    return {role: _unlifted(each) for role, each in exported_programs(calls).items()}
+
+
+def _unlifted(program: ExportedProgram) -> fx.GraphModule:
+    module: Any = program.module(check_guards=False)
+    graph = module.graph
+    for node in list(graph.nodes):
+        if node.op == "call_module" and node.target == "_guards_fn":
+            graph.erase_node(node)
+    graph.set_codegen(fx.graph.CodeGen())
+    module.recompile()
+    return cast(fx.GraphModule, module)
 
 
 def step_examples(calls: FlatCalls, examples: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
