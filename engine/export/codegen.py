@@ -94,7 +94,7 @@ def write_model(graphs: dict[str, fx.GraphModule], *, title: str) -> Written:
     """One class `Model` with a method for each graph (`forward_flat`, `step_flat`).
 
     Args:
-        graphs: method names to graphs of torch operators, whose leaf modules are of torch.nn's linear,
+        graphs: method names to graphs of torch operators, whose leaf modules are torch.nn's linear,
             embedding and norm layers or tell `export_source` themselves.
         title: the first line of the file's docstring.
 
@@ -143,7 +143,7 @@ def _tensor_at(owner: nn.Module, target: str) -> Tensor:
     found = getattr(owner.get_submodule(path), name)
     if not isinstance(found, Tensor):
         raise ExportFailed(
-            f"The graph holds {target}, which is no tensor: it cannot be written down."
+            f"The graph holds {target}, which is no tensor to write down."
         )
     return found.detach()
 

@@ -55,7 +55,7 @@ class Onnx(Format):
         if floats is not None:
             job.notes.append(
                 "dynamic_int8 was done by ONNX Runtime's own quantizer (per channel, dynamic) on"
-                " the float weights: its outputs differ from the variant's by rounding at other points."
+                " the float weights: its outputs differ from the variant's by rounding."
             )
 
 
