@@ -10,8 +10,8 @@ def pareto_front(
 ) -> list[int]:
     """Indices of the points that no other point beats, from the fastest to the slowest.
 
-    A point is beaten by one that is at least as good in both and better in one of them; of two equal
-    points both stay.
+    A point is beaten by one that is at least as good in both and better in one of them; of two
+    equal points both stay.
 
     Args:
         points: (latency, quality) of each variant; less latency is better.

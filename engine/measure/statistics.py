@@ -81,7 +81,7 @@ def ratio_interval(
 
 
 def autocorrelation(values: Floats) -> float:
-    """How alike neighbouring rounds are, 0 to 0.95: the lag-1 coefficient, corrected for few rounds.
+    """How alike neighbouring rounds are, 0 to 0.95: the lag-1 coefficient without its bias.
 
     Source: Marriott & Pope 1954 (the estimate is too low by (1 + 3 rho) / n).
     """
@@ -147,8 +147,8 @@ def paired_interval(
 def _widening(rounds: int, block: int, rho: float) -> float:
     """What the bootstrap's interval misses, as a factor.
 
-    Blocks cut long stretches and centre on their own mean: their variance is compared with that of a
-    first-order autoregression. Student's t is for how many independent rounds there are.
+    Blocks cut long stretches and centre on their own mean: their variance is compared with that of
+    a first-order autoregression. Student's t is for how many independent rounds there are.
     """
     if block >= rounds:
         return _T_975[0]

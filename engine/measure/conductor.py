@@ -1,0 +1,123 @@
+"""Passes the turn from one variant's process to the next and keeps every sample; no torch."""
+
+from __future__ import annotations
+
+import math
+import random
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from engine.measure.variant_process import VariantFailed, VariantProcess
+from engine.records import ErrorRecord
+
+BLOCK_MS = 10.0  # a block is at least 5 ms, also where a run turns out twice as fast as when warm
+_SETTLE_BELOW_MS = 5.0
+_BLOCK_TIMEOUT_SECONDS = 120.0
+
+
+@dataclass
+class Samples:
+    """What was timed, by variant.
+
+    Attributes:
+        rounds: the mean run of each block, in ms, by round; a round that a variant did not play in is
+            absent.
+        runs_ms: every single run.
+        prefill_ms, step_ms: of generation: until the first token, and for each further one.
+    """
+
+    rounds: dict[str, dict[int, float]] = field(default_factory=dict)
+    runs_ms: dict[str, list[float]] = field(default_factory=dict)
+    prefill_ms: dict[str, list[float]] = field(default_factory=dict)
+    step_ms: dict[str, list[float]] = field(default_factory=dict)
+
+    def paired(self, first: str, second: str) -> tuple[list[float], list[float]]:
+        """The times of two variants in the rounds that both played, in order."""
+        ours, theirs = self.rounds.get(first, {}), self.rounds.get(second, {})
+        both = sorted(ours.keys() & theirs.keys())
+        return [ours[each] for each in both], [theirs[each] for each in both]
+
+    def add(self, name: str, number: int, answer: dict[str, list[float]]) -> None:
+        """Keeps a block's answer."""
+        self.rounds.setdefault(name, {})[number] = statistics.fmean(answer["runs_ms"])
+        for kept, key in (
+            (self.runs_ms, "runs_ms"), (self.prefill_ms, "prefill_ms"), (self.step_ms, "step_ms"),
+        ):  # fmt: skip
+            kept.setdefault(name, []).extend(answer[key])
+
+
+class Conductor:
+    """Interleaves processes that are loaded and checked."""
+
+    def __init__(self, processes: Sequence[VariantProcess], *, seed: int = 0) -> None:
+        self.samples = Samples()
+        self.failures: dict[str, ErrorRecord] = {}
+        self.played = 0
+        self._processes = {each.name: each for each in processes}
+        self._run_ms: dict[str, float] = {}
+        self._order = random.Random(seed)
+
+    def warm(self) -> None:
+        """Warms every process up, so that a block's length is known."""
+        for name in list(self._processes):
+            self._attempt(name, lambda each: self._keep_warm(each))
+
+    def round_seconds(self) -> float:
+        """What one round of all is expected to take."""
+        return 1e-3 * sum(max(BLOCK_MS, each) for each in self._run_ms.values())
+
+    def play(
+        self,
+        rounds: int,
+        *,
+        only: Sequence[str] | None = None,
+        on_round: Callable[[int], None] = lambda done: None,
+        until: float = math.inf,
+    ) -> int:
+        """Plays rounds, each in a random order of its own, and gives how many were whole.
+
+        Args:
+            rounds: how many.
+            only: the variants that play; all where it is None.
+            on_round: called after each with the number done.
+            until: `time.monotonic()` after which no round starts.
+        """
+        for done in range(rounds):
+            if time.monotonic() > until:
+                return done
+            names = [each for each in self._run_ms if only is None or each in only]
+            self._order.shuffle(names)
+            for name in names:
+                self._attempt(name, self._time_block)
+            self.played += 1
+            on_round(done + 1)
+        return rounds
+
+    def _attempt(self, name: str, ask: Callable[[VariantProcess], None]) -> None:
+        process = self._processes.get(name)
+        if process is None:
+            return
+        try:
+            ask(process)
+        except VariantFailed as failure:
+            self.failures[name] = failure.record
+            process.kill()
+            del self._processes[name]
+            self._run_ms.pop(name, None)
+
+    def _keep_warm(self, process: VariantProcess) -> None:
+        answer = process.ask("warm", timeout=_BLOCK_TIMEOUT_SECONDS * 10)
+        self._run_ms[process.name] = max(1e-4, answer["run_ms"])
+
+    def _time_block(self, process: VariantProcess) -> None:
+        run_ms = self._run_ms[process.name]
+        answer = process.ask(
+            "block",
+            timeout=max(_BLOCK_TIMEOUT_SECONDS, 1e-3 * run_ms * 50),
+            repeats=max(1, math.ceil(BLOCK_MS / run_ms)),
+            settle=run_ms < _SETTLE_BELOW_MS,
+        )
+        self.samples.add(process.name, self.played, answer)
+        self._run_ms[process.name] = min(run_ms, statistics.fmean(answer["runs_ms"]))
