@@ -485,7 +485,9 @@ class Fidelity:
 
     `relative_error` is the 2-norm of the difference over the 2-norm of the baseline's outputs.
     `flips` counts top-1 answers that changed; with labels, `flips_to_wrong` and `flips_to_right`
-    part them.
+    part them. Of the held-out `prompts`, `identical_prompts` are continued with the same tokens;
+    `first_divergence` is the mean index of the first other token in the rest. On the baseline's own
+    tokens the decoder's logits are off by `decoder_relative_error`.
     """
 
     relative_error: float
@@ -496,6 +498,9 @@ class Fidelity:
     flips_to_right: int | None = None
     first_divergence: float | None = None
     samples: int = 0
+    prompts: int | None = None
+    identical_prompts: int | None = None
+    decoder_relative_error: float | None = None
 
 
 @dataclass(frozen=True)
@@ -523,16 +528,21 @@ class VariantResult:
     steps: tuple[StepOutcome, ...] = ()
     texts: tuple[str, ...] = ()
     error: ErrorRecord | None = None
+    load_seconds: float | None = None
 
 
 @dataclass(frozen=True)
 class WaterfallStep:
-    """What one more step of a recipe bought, measured in the same interleaved run."""
+    """What one more step of a recipe bought, measured in the same interleaved run.
+
+    `speedup` and `verdict` are against the step before; the first row is the baseline.
+    """
 
     label: str
     latency_ms: float
     speedup: Interval | None
     verdict: VerdictWord
+    recipe: str = ""
 
 
 @dataclass(frozen=True)
