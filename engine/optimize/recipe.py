@@ -48,7 +48,7 @@ def ordered(recipe: Recipe) -> Recipe:
         RecipeError: an unknown technique or parameter, a bad value, a step twice or a conflict.
     """
     steps = tuple(_without_defaults(step) for step in recipe.steps)
-    steps = tuple(sorted(steps, key=lambda step: STAGES.index(technique(step.technique).stage)))
+    steps = tuple(sorted(steps, key=_rank))
     names = [step.technique for step in steps]
     for name in names:
         if names.count(name) > 1 and not technique(name).repeats:
@@ -66,6 +66,12 @@ def ordered(recipe: Recipe) -> Recipe:
             hint=f"Keep {runtimes[0]} or {runtimes[1]}.",
         )
     return Recipe(steps, recipe.name)
+
+
+def _rank(step: Step) -> tuple[int, int]:
+    """Stage, then how many techniques of its stage go before it whatever the person's order."""
+    owner = technique(step.technique)
+    return STAGES.index(owner.stage), len(owner.after)
 
 
 def recipe_text(recipe: Recipe) -> str:

@@ -181,6 +181,7 @@ class Technique:
     name: ClassVar[str]
     stage: ClassVar[Stage]
     conflicts: ClassVar[tuple[str, ...]] = ()
+    after: ClassVar[tuple[str, ...]] = ()
     repeats: ClassVar[bool] = False
     requires: ClassVar[tuple[str, ...]] = ()
     sources: ClassVar[tuple[str, ...]] = ()

@@ -1,0 +1,330 @@
+"""The operators of one forward as a graph over the module's own submodules, parameters and buffers."""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass
+from typing import Any
+
+import sympy
+import torch
+from torch import Tensor, fx, nn
+
+from engine.errors import StepRefused
+from engine.program import logits_of
+
+aten = torch.ops.aten
+_SOURCE = "source."
+_EXAMPLE_BATCH, _EXAMPLE_TOKENS = 3, 11
+# One operator each, so that calling the module is the same as calling the operator with its tensors.
+_MODULES: dict[Any, tuple[type[nn.Module], tuple[int, ...]]] = {
+    aten.linear.default: (nn.Linear, (1, 2)),
+    aten.embedding.default: (nn.Embedding, (0,)),
+    aten.layer_norm.default: (nn.LayerNorm, (2, 3)),
+    aten.rms_norm.default: (nn.RMSNorm, (2,)),
+}
+_CHECKS = {
+    aten._assert_tensor_metadata.default,
+    aten._assert_scalar.default,
+    aten._assert_async.msg,
+    aten.sym_constrain_range.default,
+    aten.sym_constrain_range_for_size.default,
+    torch._check,
+}
+_SAME = {aten.alias.default, aten.detach.default, aten.detach_.default, aten.lift_fresh_copy.default}
+
+
+@dataclass
+class Captured:
+    """A forward from ids to logits.
+
+    Attributes:
+        graph: call_module for plain Linear, Embedding and norm layers, get_attr for other tensors.
+        root: holds those under their original names; shares them with the source module.
+        ids, logits: the input node and the node of the result.
+        batch, tokens: symbols of the two dimensions of ids; `batch` is None where it is fixed.
+        limit: the longest sequence that the module takes, as far as its graph tells.
+    """
+
+    graph: fx.Graph
+    root: nn.Module
+    ids: fx.Node
+    logits: fx.Node
+    batch: sympy.Symbol | None
+    tokens: sympy.Symbol
+    limit: int | None
+
+
+class _LogitsOnly(nn.Module):
+    """The module without its cache and with the logits alone as the result."""
+
+    def __init__(self, source: nn.Module) -> None:
+        super().__init__()
+        self.source = source
+        config = getattr(source, "config", None)
+        self._options = {"use_cache": False} if hasattr(config, "use_cache") else {}
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return logits_of(self.source(ids, **self._options))
+
+
+def capture(module: nn.Module, ids: Tensor, *, max_length: int | None = None) -> Captured:
+    """The graph of `module` from ids [batch, tokens] to logits, for any batch and length.
+
+    Raises:
+        StepRefused: the module cannot be exported, or only for one length.
+    """
+    tokens = min(_EXAMPLE_TOKENS, max_length or _EXAMPLE_TOKENS)
+    example = ids[:1, :1].expand(_EXAMPLE_BATCH, tokens).contiguous()
+    exported = export(_LogitsOnly(module), (example,), ((0, 1),))
+    graph, root, users = rebuild(exported, module)
+    (ids_node,) = users
+    shape = ids_node.meta["val"].shape
+    if not isinstance(shape[1], torch.SymInt):
+        raise StepRefused(f"This model takes sequences of {tokens} tokens only, or its code asks for it.")
+    logits = next(node for node in reversed(graph.nodes) if node.op == "output").args[0]
+    symbol = expression(shape[1])
+    return Captured(
+        graph=graph,
+        root=root,
+        ids=ids_node,
+        logits=logits,
+        batch=expression(shape[0]) if isinstance(shape[0], torch.SymInt) else None,
+        tokens=symbol,
+        limit=_upper(exported, symbol),
+    )
+
+
+def export(
+    module: nn.Module, inputs: tuple[Any, ...], dynamic: tuple[tuple[int, ...] | None, ...]
+) -> torch.export.ExportedProgram:
+    """The module exported in evaluation mode, without in-place operators.
+
+    Args:
+        module: what is exported.
+        inputs: example inputs.
+        dynamic: for each input the dimensions that may change.
+
+    Raises:
+        StepRefused: with the exporter's reason in `detail`.
+    """
+    auto = torch.export.Dim.AUTO
+    shapes = tuple({dim: auto for dim in dims or ()} for dims in dynamic)
+    training = module.training
+    module.eval()
+    try:
+        with torch.no_grad():
+            exported = torch.export.export(module, inputs, dynamic_shapes=(shapes,) if _is_variadic(module) else shapes, strict=False)
+            if any(_needs_lowering(node) for node in exported.graph.nodes):
+                exported = exported.run_decompositions(_LOWERED)
+    except Exception as error:  # torch.export raises many kinds, all of them "cannot be exported"
+        line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise StepRefused(
+            f"torch.export cannot read this model: {line[:160]}", detail=str(error)
+        ) from error
+    finally:
+        module.train(training)
+    return exported
+
+
+def _is_variadic(module: nn.Module) -> bool:
+    return getattr(module, "is_variadic", False)
+
+
+_LOWERED = {aten.einsum.default: aten.einsum.default.decompose}
+
+
+def _needs_lowering(node: fx.Node) -> bool:
+    target = node.target
+    if node.op != "call_function" or not isinstance(target, torch._ops.OpOverload):
+        return node.op == "call_function" and isinstance(target, torch._ops.HigherOrderOperator)
+    return target in _LOWERED or (target._schema.is_mutable and target not in _SAME)
+
+
+def rebuild(
+    exported: torch.export.ExportedProgram, source: nn.Module
+) -> tuple[fx.Graph, nn.Module, list[fx.Node]]:
+    """A graph without checks and lifted inputs, the module that it runs on, and its input nodes."""
+    graph, root = fx.Graph(), nn.Module()
+    mapped: dict[fx.Node, Any] = {}
+    tensors = _lifted(exported, source)
+    users = []
+    for node in exported.graph.nodes:
+        if node.op == "placeholder":
+            if node.name in tensors:
+                mapped[node] = (node.name, None)
+            else:
+                mapped[node] = graph.placeholder(node.name)
+                mapped[node].meta["val"] = node.meta.get("val")
+                users.append(mapped[node])
+        elif node.op == "output":
+            outputs = fx.map_arg(node.args[0], lambda arg: _read(arg, mapped, tensors, graph, root))
+            graph.output(outputs[0] if len(outputs) == 1 else tuple(outputs))
+        elif node.target not in _CHECKS:
+            mapped[node] = _converted(node, mapped, tensors, graph, root, source)
+    graph.eliminate_dead_code(is_boundary)
+    return graph, root, users
+
+
+def _lifted(
+    exported: torch.export.ExportedProgram, source: nn.Module
+) -> dict[str, tuple[str, Tensor]]:
+    """Placeholder names to the dotted name and the tensor of parameters, buffers and constants."""
+    found = {}
+    for spec in exported.graph_signature.input_specs:
+        if spec.target is None:
+            continue
+        name = spec.target.removeprefix(_SOURCE)
+        tensor = _tensor_at(source, name)
+        if tensor is None:
+            tensor = exported.constants.get(spec.target, exported.state_dict.get(spec.target))
+            name = name if "." in name else f"constants.{name}"
+        found[spec.arg.name] = (name, tensor)
+    return found
+
+
+def _tensor_at(source: nn.Module, name: str) -> Tensor | None:
+    path, _, leaf = name.rpartition(".")
+    try:
+        value = getattr(source.get_submodule(path), leaf)
+    except AttributeError:
+        return None
+    return value if isinstance(value, Tensor) else None
+
+
+def _converted(
+    node: fx.Node,
+    mapped: dict[fx.Node, Any],
+    tensors: dict[str, tuple[str, Tensor]],
+    graph: fx.Graph,
+    root: nn.Module,
+    source: nn.Module,
+) -> Any:
+    path = module_path(node)
+    if node.target in _SAME or _is_noop(node):
+        return mapped[node.args[0]]
+    kind = _MODULES.get(node.target)
+    if kind is not None:
+        made = _as_module_call(node, path, kind, mapped, tensors, graph, root, source)
+        if made is not None:
+            return made
+    args = fx.map_arg(node.args, lambda arg: _read(arg, mapped, tensors, graph, root))
+    kwargs = fx.map_arg(node.kwargs, lambda arg: _read(arg, mapped, tensors, graph, root))
+    made = graph.create_node(node.op, node.target, args, kwargs, name=node.name)
+    made.meta.update(val=node.meta.get("val"), path=path)
+    return made
+
+
+def _as_module_call(
+    node: fx.Node,
+    path: str,
+    kind: tuple[type[nn.Module], tuple[int, ...]],
+    mapped: dict[fx.Node, Any],
+    tensors: dict[str, tuple[str, Tensor]],
+    graph: fx.Graph,
+    root: nn.Module,
+    source: nn.Module,
+) -> fx.Node | None:
+    wanted, places = kind
+    try:
+        owner = source.get_submodule(path)
+    except AttributeError:
+        return None
+    if type(owner) is not wanted:
+        return None
+    given = [node.args[at] if at < len(node.args) else None for at in places]
+    held = [getattr(owner, name, None) for name in ("weight", "bias")][: len(places)]
+    for argument, tensor in zip(given, held, strict=True):
+        known = tensors[argument.name][1] if isinstance(argument, fx.Node) and argument.name in tensors else argument
+        if known is not tensor:
+            return None
+    data = node.args[1 if wanted is nn.Embedding else 0]
+    graft(root, path, owner)
+    made = graph.call_module(path, (_read(data, mapped, tensors, graph, root),))
+    made.meta.update(val=node.meta.get("val"), path=path, operator=node.target)
+    return made
+
+
+def _read(
+    argument: fx.Node,
+    mapped: dict[fx.Node, Any],
+    tensors: dict[str, tuple[str, Tensor]],
+    graph: fx.Graph,
+    root: nn.Module,
+) -> Any:
+    if argument.name not in tensors:
+        return mapped[argument]
+    if isinstance(mapped[argument], tuple):
+        name, tensor = tensors[argument.name]
+        graft(root, name, tensor)
+        made = graph.get_attr(name)
+        made.meta["val"] = argument.meta.get("val")
+        mapped[argument] = made
+    return mapped[argument]
+
+
+def graft(root: nn.Module, name: str, value: Tensor | nn.Module) -> None:
+    """Puts a module, parameter or buffer under a dotted name, with plain containers above it."""
+    path, _, leaf = name.rpartition(".")
+    owner = root
+    for part in path.split(".") if path else ():
+        if part not in owner._modules:
+            owner.add_module(part, nn.Module())
+        owner = owner._modules[part]  # type: ignore[assignment]
+    if isinstance(value, nn.Module):
+        owner.add_module(leaf, value)
+    elif isinstance(value, nn.Parameter):
+        owner.register_parameter(leaf, value)
+    elif leaf not in owner._buffers:
+        owner.register_buffer(leaf, value, persistent=False)
+
+
+def module_path(node: fx.Node) -> str:
+    """The dotted name of the innermost module that the operator was called in."""
+    for path, kind in reversed(list((node.meta.get("nn_module_stack") or {}).values())):
+        if "_empty_nn_module_stack" not in path and kind != "":
+            return str(path).split("@")[0].removeprefix(_SOURCE.rstrip(".")).removeprefix(".")
+    return ""
+
+
+def _is_noop(node: fx.Node) -> bool:
+    if node.target is aten.dropout.default:
+        return True
+    if node.target in (aten.to.dtype, aten.to.device, aten.to.dtype_layout, aten._to_copy.default):
+        before, after = node.args[0].meta["val"], node.meta["val"]
+        return before.dtype == after.dtype and before.device == after.device
+    if node.target in (aten.expand.default, aten.view.default, aten.reshape.default, aten.slice.Tensor):
+        return same_shape(node.args[0].meta["val"].shape, node.meta["val"].shape)
+    return node.target is aten.contiguous.default and bool(node.args[0].op == "placeholder")
+
+
+def same_shape(one: Any, other: Any) -> bool:
+    """Whether two shapes are equal whatever the batch and length."""
+    return len(one) == len(other) and all(
+        expression(a) == expression(b) for a, b in zip(one, other, strict=True)
+    )
+
+
+def expression(size: Any) -> Any:
+    """A size as a sympy expression of the symbols of the graph."""
+    if isinstance(size, torch.SymInt):
+        return size.node.expr
+    return sympy.Integer(int(size))
+
+
+def _upper(exported: torch.export.ExportedProgram, symbol: sympy.Symbol) -> int | None:
+    allowed = exported.range_constraints.get(symbol)
+    if allowed is None:
+        return None
+    upper = allowed.upper
+    return int(upper) if upper.is_finite and int(upper) < 2**31 else None
+
+
+def is_getitem(node: fx.Node) -> bool:
+    """Whether the node takes one of several results."""
+    return node.op == "call_function" and node.target is operator.getitem
+
+
+def is_boundary(node: fx.Node) -> bool:
+    """Whether the node is an input or the output: every other one may go when nobody reads it."""
+    return node.op in ("placeholder", "output")

@@ -1,0 +1,216 @@
+"""An incremental decoder derived from a module that keeps no cache."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from engine.errors import StepRefused
+from engine.optimize.graph.capture import Captured, capture, is_boundary
+from engine.optimize.graph.codegen import GraphFunction, quickened
+from engine.optimize.graph.incremental import Incremental
+from engine.program import Inputs, logits_of, token_ids
+
+_TOLERANCE = 1e-4
+
+
+class DecoderGraphs(nn.Module):
+    """A decoder as three graphs over one set of submodules, which keep their original names.
+
+    `prefill(ids)` gives (logits, *cache) and `step(token, *cache)` the same for one more token; their logits
+    are those of the last position, [batch, vocabulary]. `forward(ids)` gives all, [batch, tokens,
+    vocabulary]. The cache is a flat sequence of tensors; `cache_dims` says which dimension of each counts
+    tokens. Batch and length are free up to `max_length`.
+    """
+
+    def __init__(
+        self,
+        root: nn.Module,
+        graphs: dict[str, fx.Graph],
+        cache_dims: Sequence[int],
+        max_length: int | None,
+    ) -> None:
+        super().__init__()
+        for name, child in root._modules.items():
+            self.add_module(name, child)
+        for name, parameter in root._parameters.items():
+            self.register_parameter(name, parameter)
+        for name, buffer in root._buffers.items():
+            self.register_buffer(name, buffer, persistent=False)
+        self.cache_dims = tuple(cache_dims)
+        self.max_length = max_length
+        self.proved_error = float("nan")
+        self.training = False
+        self._build(graphs)
+
+    def _build(self, graphs: dict[str, fx.Graph]) -> None:
+        # Outside of nn.Module's registry: they share this module's own children and parameters.
+        functions = {name: GraphFunction(self, graph) for name, graph in graphs.items()}
+        self.__dict__["functions"] = functions
+        self.__dict__["prefill"] = functions["prefill"]
+        self.__dict__["step"] = functions["step"]
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Logits of every position [batch, tokens, vocabulary]."""
+        if attention_mask is not None and not bool(attention_mask.all()):
+            raise ValueError("A derived decoder takes prompts without padding: attention_mask has zeros.")
+        self.check_length(input_ids.shape[1])
+        logits: Tensor = self.__dict__["functions"]["forward"].run(input_ids)
+        return logits
+
+    def check_length(self, tokens: int) -> None:
+        """Refuses a sequence that is longer than the model's positions.
+
+        Raises:
+            ValueError: it is.
+        """
+        if self.max_length is not None and tokens > self.max_length:
+            raise ValueError(
+                f"This model takes at most {self.max_length} tokens, got {tokens}: use a shorter prompt or"
+                " fewer new tokens."
+            )
+
+    def cached_tokens(self, cache: Sequence[Tensor]) -> int:
+        """How many tokens a cache holds."""
+        return cache[0].shape[self.cache_dims[0]]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> DecoderGraphs:
+        root = nn.Module()
+        memo[id(self)] = root
+        root._modules = copy.deepcopy(self._modules, memo)
+        root._parameters = copy.deepcopy(self._parameters, memo)
+        root._buffers = copy.deepcopy(self._buffers, memo)
+        graphs = {name: each.graph for name, each in self.__dict__["functions"].items()}
+        made = DecoderGraphs(root, graphs, self.cache_dims, self.max_length)
+        made.proved_error = self.proved_error
+        memo[id(self)] = made
+        return made
+
+
+class FlatCacheDecoder:
+    """Runs DecoderGraphs; the state is the flat cache."""
+
+    keeps_cache = True
+
+    def prefill(self, module: nn.Module, inputs: Inputs) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Logits of the last prompt position, and the cache."""
+        ids = token_ids(inputs)
+        module.check_length(ids.shape[1])  # type: ignore[operator]
+        logits, *cache = module.prefill.run(ids)  # type: ignore[union-attr, operator]
+        return logits, tuple(cache)
+
+    def step(
+        self, module: nn.Module, token: Tensor, state: tuple[Tensor, ...]
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Logits after one more token, and the cache with it."""
+        limit = module.max_length
+        if limit is not None and state[0].shape[module.cache_dims[0]] >= limit:  # type: ignore[index, operator]
+            module.check_length(limit + 1)  # type: ignore[operator]
+        logits, *cache = module.step.run(token, *state)  # type: ignore[union-attr, operator]
+        return logits, tuple(cache)
+
+
+def derive_decoder_graphs(
+    module: nn.Module, ids: Tensor, *, max_length: int | None = None, seed: int = 0
+) -> DecoderGraphs:
+    """The incremental decoder of a causal module from ids [batch, tokens] to logits.
+
+    It is proved before it is given back: prefill and steps against the whole forward of `module`, on
+    random prompts of several lengths.
+
+    Args:
+        module: keeps no cache, or has a config with `use_cache` to switch it off.
+        ids: any ids that the module takes.
+        max_length: the longest sequence, where it is known.
+        seed: of the random prompts.
+
+    Raises:
+        StepRefused: it cannot be exported, is not causal, mixes tokens otherwise than by attention, or
+            the derived decoder gives other logits.
+    """
+    captured = capture(module, ids, max_length=max_length)
+    limits = [each for each in (max_length, captured.limit) if each is not None]
+    limit = min(limits, default=None)
+    incremental = Incremental(captured, limit)
+    step = incremental.build()
+    graphs = {
+        "forward": captured.graph,
+        "prefill": _prefill_graph(captured, incremental.cached),
+        "step": step,
+    }
+    for graph in graphs.values():
+        quickened(graph)
+    made = DecoderGraphs(captured.root, graphs, incremental.cache_dims, limit)
+    made.proved_error = prove(made, module, ids, seed=seed)
+    return made
+
+
+def cache_plan(module: nn.Module, ids: Tensor) -> dict[str, int]:
+    """What a derived decoder would keep: its tensors and their bytes for one token of one sequence.
+
+    Raises:
+        StepRefused: none can be derived.
+    """
+    captured = capture(module, ids)
+    incremental = Incremental(captured, captured.limit)
+    incremental.build()
+    held = [incremental.bytes_for_one_token(node) for node in incremental.cached]
+    return {"cache_tensors": len(held), "cache_bytes_per_token": sum(held)}
+
+
+def _prefill_graph(captured: Captured, cached: Sequence[fx.Node]) -> fx.Graph:
+    graph = fx.Graph()
+    copied: dict[fx.Node, fx.Node] = {}
+    graph.graph_copy(captured.graph, copied)
+    last = graph.call_method("select", (copied[captured.logits], 1, -1))
+    graph.output((last, *(copied[node] for node in cached)))
+    graph.eliminate_dead_code(is_boundary)
+    return graph
+
+
+def prove(graphs: DecoderGraphs, module: nn.Module, ids: Tensor, *, seed: int) -> float:
+    """The largest relative error of prefill and steps against the whole forward.
+
+    Raises:
+        StepRefused: it is above 1e-4, or not a number.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    highest = int(ids.max()) + 1
+    worst = 0.0
+    config = getattr(module, "config", None)
+    options = {"use_cache": False} if hasattr(config, "use_cache") else {}
+    training = module.training
+    module.eval()
+    with torch.inference_mode():
+        vocabulary = logits_of(module(ids[:, :1], **options)).shape[-1]
+        for batch, prompt, steps in ((1, 1, 5), (2, 4, 3), (1, 9, 4)):
+            length = prompt + steps
+            if graphs.max_length is not None and length > graphs.max_length:
+                continue
+            sample = torch.randint(max(highest, vocabulary), (batch, length), generator=generator)
+            sample = (sample % vocabulary).to(ids)
+            expected = logits_of(module(sample, **options))
+            worst = max(worst, _error(graphs(sample), expected, "the whole forward"))
+            logits, *cache = graphs.prefill(sample[:, :prompt])
+            early = logits_of(module(sample[:, :prompt], **options))[:, -1]
+            _error(early, expected[:, prompt - 1], "earlier logits change with later tokens: not causal")
+            for position in range(prompt, length + 1):
+                found = _error(logits, expected[:, position - 1], f"the step at token {position}")
+                worst = max(worst, found)
+                if position < length:
+                    logits, *cache = graphs.step(sample[:, position : position + 1], *cache)
+    module.train(training)
+    return worst
+
+
+def _error(found: Tensor, expected: Tensor, where: str) -> float:
+    if not torch.isfinite(expected).all():
+        raise StepRefused("The model's own logits are NaN or Inf on random prompts.")
+    error = float((found - expected).float().norm() / expected.float().norm().clamp_min(1e-12))
+    if not error <= _TOLERANCE:
+        raise StepRefused(f"A cache would change the answer: {where} (relative error {error:.2g}).")
+    return error

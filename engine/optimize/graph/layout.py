@@ -1,0 +1,194 @@
+"""Where the dimensions of a tensor go when only its layout changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import sympy
+import torch
+from torch import fx
+
+from engine.optimize.graph.capture import expression, same_shape
+
+aten = torch.ops.aten
+Roles = tuple[str | None, ...]
+
+
+class Blocked(Exception):
+    """A dimension with a role cannot be followed; the message says why."""
+
+
+def moved_roles(node: fx.Node, roles: Roles) -> Roles:
+    """The roles of the dimensions after a layout operator.
+
+    Raises:
+        Blocked: a dimension with a role is cut, reordered or mixed with another.
+    """
+    return _MOVES[node.target](node, roles)
+
+
+def is_layout(node: fx.Node) -> bool:
+    """Whether the operator only changes the layout of its first argument."""
+    return node.op == "call_function" and node.target in _MOVES
+
+
+def takes_shape(node: fx.Node) -> bool:
+    """Whether the operator's second argument is a shape that must be written anew."""
+    return node.target in _SHAPED
+
+
+def _transposed(node: fx.Node, roles: Roles) -> Roles:
+    one, other = (dim % len(roles) for dim in node.args[1:3])  # type: ignore[operator]
+    moved = list(roles)
+    moved[one], moved[other] = moved[other], moved[one]
+    return tuple(moved)
+
+
+def _swapped_last(node: fx.Node, roles: Roles) -> Roles:
+    return (*roles[:-2], roles[-1], roles[-2]) if len(roles) > 1 else roles
+
+
+def _permuted(node: fx.Node, roles: Roles) -> Roles:
+    return tuple(roles[dim] for dim in node.args[1])  # type: ignore[union-attr, index]
+
+
+def _unsqueezed(node: fx.Node, roles: Roles) -> Roles:
+    at = int(node.args[1]) % (len(roles) + 1)  # type: ignore[call-overload]
+    return (*roles[:at], None, *roles[at:])
+
+
+def _squeezed(node: fx.Node, roles: Roles) -> Roles:
+    before = node.args[0].meta["val"].shape  # type: ignore[union-attr]
+    dims = node.args[1] if len(node.args) > 1 else range(len(roles))
+    wanted = {dim % len(roles) for dim in ([dims] if isinstance(dims, int) else dims)}  # type: ignore[union-attr]
+    gone = {dim for dim in wanted if before[dim] == 1}
+    return tuple(role for dim, role in enumerate(roles) if dim not in gone)
+
+
+def _kept(node: fx.Node, roles: Roles) -> Roles:
+    return roles
+
+
+def _expanded(node: fx.Node, roles: Roles) -> Roles:
+    return (*(None,) * (len(node.meta["val"].shape) - len(roles)), *roles)
+
+
+def _reshaped(node: fx.Node, roles: Roles) -> Roles:
+    before = node.args[0].meta["val"].shape  # type: ignore[union-attr]
+    return regrouped(before, node.meta["val"].shape, roles)
+
+
+def regrouped(before: Sequence[Any], after: Sequence[Any], roles: Roles) -> Roles:
+    """The roles after a view: dimensions are matched in groups of equal products.
+
+    Raises:
+        Blocked: two dimensions with roles fall into one group, or one is spread over several.
+    """
+    left = [(dim, expression(size)) for dim, size in enumerate(before) if expression(size) != 1]
+    right = [(dim, expression(size)) for dim, size in enumerate(after) if expression(size) != 1]
+    ends = {product: at for at, product in enumerate(_products(right))}
+    found: list[str | None] = [None] * len(after)
+    first = start = 0
+    for last, product in enumerate(_products(left)):
+        if product not in ends:
+            continue
+        group, places = left[first : last + 1], right[start : ends[product] + 1]
+        first, start = last + 1, ends[product] + 1
+        held = [(roles[dim], size) for dim, size in group if roles[dim] is not None]
+        if not held:
+            continue
+        (role, size), *others = held
+        hosts = [dim for dim, each in places if each.free_symbols & size.free_symbols]
+        if others or len(hosts) != 1:
+            raise Blocked("a view mixes tokens with another dimension")
+        found[hosts[0]] = role
+    return tuple(found)
+
+
+def _products(sized: list[tuple[int, Any]]) -> list[Any]:
+    product, found = sympy.Integer(1), []
+    for _, size in sized:
+        product = sympy.expand(product * size)
+        found.append(product)
+    return found
+
+
+def _selected(node: fx.Node, roles: Roles) -> Roles:
+    dim = int(node.args[1]) % len(roles)  # type: ignore[call-overload]
+    if roles[dim] is not None:
+        raise Blocked("it picks one token")
+    return (*roles[:dim], *roles[dim + 1 :])
+
+
+def _cut(node: fx.Node, roles: Roles) -> Roles:
+    dim = int(node.args[1] if len(node.args) > 1 else 0) % len(roles)  # type: ignore[call-overload]
+    before = node.args[0].meta["val"].shape  # type: ignore[union-attr]
+    if roles[dim] is not None and not same_shape(before[dim : dim + 1], node.meta["val"].shape[dim : dim + 1]):
+        raise Blocked("it cuts tokens off")
+    return roles
+
+
+def _parted(node: fx.Node, roles: Roles) -> Roles:
+    dim = int(node.args[2] if len(node.args) > 2 else node.kwargs.get("dim", 0)) % len(roles)  # type: ignore[call-overload]
+    if roles[dim] is not None:
+        raise Blocked("it parts tokens")
+    return roles
+
+
+def _unbound(node: fx.Node, roles: Roles) -> Roles:
+    dim = int(node.args[1] if len(node.args) > 1 else 0) % len(roles)  # type: ignore[call-overload]
+    if roles[dim] is not None:
+        raise Blocked("it parts tokens")
+    return (*roles[:dim], *roles[dim + 1 :])
+
+
+def _repeated(node: fx.Node, roles: Roles) -> Roles:
+    dim = int(node.args[2]) if len(node.args) > 2 and node.args[2] is not None else None  # type: ignore[call-overload]
+    if dim is None or roles[dim] is not None:
+        raise Blocked("it repeats tokens")
+    return roles
+
+
+def _tiled(node: fx.Node, roles: Roles) -> Roles:
+    counts = list(node.args[1])  # type: ignore[call-overload, arg-type]
+    grown = (*(None,) * (len(counts) - len(roles)), *roles)
+    if any(role is not None and count != 1 for role, count in zip(grown, counts, strict=True)):
+        raise Blocked("it repeats tokens")
+    return grown
+
+
+_SHAPED = {
+    aten.view.default, aten.reshape.default, aten._unsafe_view.default, aten.expand.default,
+    aten.flatten.using_ints, aten.unflatten.int, aten.view_copy.default,
+}  # fmt: skip
+_MOVES: dict[Any, Callable[[fx.Node, Roles], Roles]] = {
+    aten.transpose.int: _transposed,
+    aten.swapaxes.default: _transposed,
+    aten.swapdims.default: _transposed,
+    aten.permute.default: _permuted,
+    aten.t.default: _swapped_last,
+    aten.numpy_T.default: _swapped_last,
+    aten.mT.default: _swapped_last,
+    aten.unsqueeze.default: _unsqueezed,
+    aten.squeeze.dim: _squeezed,
+    aten.squeeze.dims: _squeezed,
+    aten.expand.default: _expanded,
+    aten.view.default: _reshaped,
+    aten.reshape.default: _reshaped,
+    aten._unsafe_view.default: _reshaped,
+    aten.flatten.using_ints: _reshaped,
+    aten.unflatten.int: _reshaped,
+    aten.contiguous.default: _kept,
+    aten.clone.default: _kept,
+    aten.select.int: _selected,
+    aten.slice.Tensor: _cut,
+    aten.narrow.default: _cut,
+    aten.split.Tensor: _parted,
+    aten.split_with_sizes.default: _parted,
+    aten.split.sizes: _parted,
+    aten.chunk.default: _parted,
+    aten.unbind.int: _unbound,
+    aten.repeat_interleave.self_int: _repeated,
+    aten.repeat.default: _tiled,
+}

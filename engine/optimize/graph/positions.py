@@ -1,0 +1,126 @@
+"""What depends on positions alone: masks, position embeddings, rotary tables.
+
+Such tensors need no ids. For a known longest sequence they are evaluated once; the step then reads the row
+of the newest token instead of computing it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import sympy
+import torch
+from torch import Tensor, fx, nn
+
+from engine.optimize.graph.capture import Captured, expression
+
+_MAX_TABLE_ELEMENTS = 1 << 25
+
+
+class Positions:
+    """Evaluates nodes that depend on the number of tokens but not on their ids."""
+
+    def __init__(self, captured: Captured, max_length: int | None) -> None:
+        self._captured = captured
+        self.max_length = max_length
+        self._memo: dict[tuple[fx.Node, int], Any] = {}
+        self._tables: dict[fx.Node, Tensor | None] = {}
+
+    def at(self, node: fx.Node, tokens: int) -> Any:
+        """The node's value for that many tokens and a batch of one."""
+        key = (node, tokens)
+        if key not in self._memo:
+            self._memo[key] = self._evaluated(node, tokens)
+        return self._memo[key]
+
+    def size(self, value: Any, tokens: int) -> Any:
+        """A symbolic size as a number, for that many tokens and a batch of one."""
+        known: dict[sympy.Symbol, int] = {self._captured.tokens: tokens}
+        if self._captured.batch is not None:
+            known[self._captured.batch] = 1
+        result = value.node.expr.subs(known)
+        return float(result) if isinstance(value, torch.SymFloat) else int(result)
+
+    def table(self, node: fx.Node, dims: tuple[int, ...]) -> Tensor | None:
+        """The node's value at the longest sequence, or None.
+
+        None where the longest sequence is unknown, the table would be too large, or its rows for a
+        shorter sequence are not the first rows of it.
+
+        Args:
+            node: a node without ids.
+            dims: its dimensions that count tokens.
+        """
+        if node not in self._tables:
+            self._tables[node] = self._made(node, dims)
+        return self._tables[node]
+
+    def rows_seen(
+        self, node: fx.Node, dims: tuple[int, int], is_neutral: Callable[[Tensor], Tensor]
+    ) -> bool:
+        """Whether a mask does nothing to the keys that came before each query.
+
+        Args:
+            node: the mask.
+            dims: its query and its key dimension.
+            is_neutral: which entries change nothing, elementwise.
+        """
+        table = self.table(node, dims)
+        if table is None:
+            return False
+        square = table.movedim(dims, (-2, -1))
+        if square.shape[-1] != square.shape[-2]:
+            return False
+        later = torch.ones(square.shape[-2:], dtype=torch.bool, device=square.device).triu(1)
+        return bool((is_neutral(square) | later).all())
+
+    def _made(self, node: fx.Node, dims: tuple[int, ...]) -> Tensor | None:
+        longest = self.max_length
+        if longest is None:
+            return None
+        elements = 1
+        for size in node.meta["val"].shape:
+            elements *= self.size(size, longest) if isinstance(size, torch.SymInt) else int(size)
+        if elements > _MAX_TABLE_ELEMENTS:
+            return None
+        full = self.at(node, longest)
+        for tokens in {1, 2, longest // 2, longest - 1}:
+            if not 0 < tokens < longest:
+                continue
+            part = full
+            for dim in dims:
+                part = part.narrow(dim, 0, tokens)
+            shorter = self.at(node, tokens)
+            if part.shape != shorter.shape or not torch.equal(part, shorter):
+                return None
+        return full
+
+    def _evaluated(self, node: fx.Node, tokens: int) -> Any:
+        value = node.meta.get("val")
+        if isinstance(value, torch.SymInt | torch.SymFloat):
+            return self.size(value, tokens)
+        if node.op == "get_attr":
+            return tensor_at(self._captured.root, str(node.target))
+        args = fx.map_arg(node.args, lambda each: self.at(each, tokens))
+        kwargs = fx.map_arg(node.kwargs, lambda each: self.at(each, tokens))
+        with torch.no_grad():
+            if node.op == "call_module":
+                return self._captured.root.get_submodule(str(node.target))(*args)
+            return node.target(*args, **kwargs)  # type: ignore[operator]
+
+
+def tensor_at(root: nn.Module, name: str) -> Tensor:
+    """The parameter or buffer of that dotted name."""
+    path, _, leaf = name.rpartition(".")
+    found: Tensor = getattr(root.get_submodule(path), leaf)
+    return found
+
+
+def token_dims(node: fx.Node, tokens: sympy.Symbol) -> tuple[int, ...]:
+    """The dimensions of the node's tensor whose size depends on the number of tokens."""
+    value = node.meta.get("val")
+    if not isinstance(value, Tensor):
+        return ()
+    sizes = [expression(size) for size in value.shape]
+    return tuple(dim for dim, size in enumerate(sizes) if tokens in size.free_symbols)
