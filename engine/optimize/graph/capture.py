@@ -202,7 +202,7 @@ def _converted(
 ) -> Any:
     path = module_path(node)
     if node.target in _SAME or _is_noop(node):
-        return mapped[node.args[0]]
+        return _read(node.args[0], mapped, tensors, graph, root)
     kind = _MODULES.get(node.target)
     if kind is not None:
         made = _as_module_call(node, path, kind, mapped, tensors, graph, root, source)
@@ -316,8 +316,7 @@ def _upper(exported: torch.export.ExportedProgram, symbol: sympy.Symbol) -> int 
     allowed = exported.range_constraints.get(symbol)
     if allowed is None:
         return None
-    upper = allowed.upper
-    return int(upper) if upper.is_finite and int(upper) < 2**31 else None
+    return int(allowed.upper) if bool(allowed.upper < 2**31) else None
 
 
 def is_getitem(node: fx.Node) -> bool:

@@ -115,7 +115,7 @@ def compiled_python(graph: fx.Graph, owner: nn.Module) -> Callable[..., Any]:
     Submodules and tensors are read from the dicts of their owners at each call, so that replacing one in
     `owner` takes effect; containers above them must stay.
     """
-    writer = _Writer(owner)
+    writer = _Writer(owner, graph)
     for node in graph.nodes:
         writer.write(node)
     text = "\n".join(writer.lines)
@@ -125,7 +125,8 @@ def compiled_python(graph: fx.Graph, owner: nn.Module) -> Callable[..., Any]:
 
 
 class _Writer:
-    def __init__(self, owner: nn.Module) -> None:
+    def __init__(self, owner: nn.Module, graph: fx.Graph) -> None:
+        self._last_user = {each: node for node in graph.nodes for each in node.all_input_nodes}
         self.scope: dict[str, Any] = {"inf": float("inf"), "nan": float("nan")}
         self.lines: list[str] = []
         self._owner = owner
@@ -147,7 +148,7 @@ class _Writer:
         done = [
             self._name(each)
             for each in node.all_input_nodes
-            if next(reversed(each.users)) is node and each.op != "placeholder"
+            if self._last_user[each] is node and each.op != "placeholder"
         ]
         if done:
             self.lines[-1] += f"; del {', '.join(done)}"

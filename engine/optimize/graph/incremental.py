@@ -13,9 +13,10 @@ from torch import Tensor, fx
 
 from engine.errors import StepRefused
 from engine.optimize.graph.capture import Captured, expression, graft, is_boundary, is_getitem
-from engine.optimize.graph.layout import Blocked, Roles, is_layout, moved_roles, takes_shape
+from engine.optimize.graph.layout import Blocked, Roles, is_layout, moved_roles, shape_method
 from engine.optimize.graph.positions import Positions, token_dims
 
+_SIZES = {"Mul": operator.mul, "Add": operator.add, "Max": max, "Min": min}
 QUERY, KEY, POSITION = "query", "key", "position"
 
 
@@ -138,19 +139,15 @@ class Incremental:
         for each in reversed(chain):
             if each not in self._full:
                 roles = tuple(KEY if role == QUERY else role for role in self.roles[each])
-                self._full[each] = self.graph.call_function(
-                    each.target, (value, *self._layout_rest(each, roles)), self._layout_kwargs(each)
-                )
+                self._full[each] = self._moved(each, value, roles)
             value = self._full[each]
         return value
 
     def layout(self, node: fx.Node) -> None:
         """Carries a layout operator over."""
         source = node.args[0]
-        roles = moved_roles(node, self.roles[source])  # type: ignore[index]
-        self.roles[node] = roles
-        rest = self._layout_rest(node, roles)
-        self.emit(node, (self._new[source], *rest), roles, self._layout_kwargs(node))  # type: ignore[index]
+        roles = moved_roles(node, self.roles[source], self.captured.tokens)  # type: ignore[index]
+        self.replace(node, self._moved(node, self._new[source], roles), roles)  # type: ignore[index]
 
     def plain(self, value: Any) -> Any:
         """An argument that is no data tensor: constants and sizes."""
@@ -169,13 +166,13 @@ class Incremental:
             return self._once("batch", lambda: self.graph.call_method("size", (self._token, 0)))
         if size == self.captured.tokens:
             return tokens
-        if size.func in (sympy.Mul, sympy.Add):
-            apply = operator.mul if size.func is sympy.Mul else operator.add
+        apply = _SIZES.get(size.func.__name__)
+        if apply is not None:
             return functools.reduce(
                 lambda one, other: self._folded(apply, one, other),
                 [self.size(each, tokens) for each in size.args],
             )
-        raise Blocked(f"its size {size} is no plain product of batch and tokens")
+        raise Blocked(f"its size {size} is not made of batch and tokens alone")
 
     def past(self) -> fx.Node:
         """How many tokens are in the cache."""
@@ -245,18 +242,18 @@ class Incremental:
 
     # ---- arguments ------------------------------------------------------------------------
 
-    def _layout_rest(self, node: fx.Node, roles: Roles) -> tuple[Any, ...]:
-        if not takes_shape(node):
-            return tuple(node.args[1:])
-        sizes = [expression(size) for size in node.meta["val"].shape]
-        named = [
-            self.size(size, 1 if role == QUERY else self.total())
-            for size, role in zip(sizes, roles, strict=True)
-        ]
-        return (named,)
-
-    def _layout_kwargs(self, node: fx.Node) -> dict[str, Any]:
-        return {} if takes_shape(node) else dict(node.kwargs)
+    def _moved(self, node: fx.Node, value: fx.Node, roles: Roles) -> fx.Node:
+        method = shape_method(node)
+        if method is None:
+            made = self.graph.call_function(node.target, (value, *node.args[1:]), dict(node.kwargs))  # type: ignore[arg-type]
+        else:
+            shape = [
+                self.size(expression(size), 1 if role == QUERY else self.total())
+                for size, role in zip(node.meta["val"].shape, roles, strict=True)
+            ]
+            made = self.graph.call_method(method, (value, shape))
+        made.meta["path"] = node.meta.get("path", "")
+        return made
 
     def _position(self, node: fx.Node, wanted: Roles) -> fx.Node:
         held = self.roles_of(node)

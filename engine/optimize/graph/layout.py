@@ -19,23 +19,28 @@ class Blocked(Exception):
     """A dimension with a role cannot be followed; the message says why."""
 
 
-def moved_roles(node: fx.Node, roles: Roles) -> Roles:
+def moved_roles(node: fx.Node, roles: Roles, tokens: sympy.Symbol) -> Roles:
     """The roles of the dimensions after a layout operator.
 
     Raises:
         Blocked: a dimension with a role is cut, reordered or mixed with another.
     """
+    if node.target in _RESHAPING:
+        before = node.args[0].meta["val"].shape  # type: ignore[union-attr]
+        return regrouped(before, node.meta["val"].shape, roles, tokens)
     return _MOVES[node.target](node, roles)
 
 
 def is_layout(node: fx.Node) -> bool:
     """Whether the operator only changes the layout of its first argument."""
-    return node.op == "call_function" and node.target in _MOVES
+    return node.op == "call_function" and (node.target in _MOVES or node.target in _RESHAPING)
 
 
-def takes_shape(node: fx.Node) -> bool:
-    """Whether the operator's second argument is a shape that must be written anew."""
-    return node.target in _SHAPED
+def shape_method(node: fx.Node) -> str | None:
+    """The method that does the same from a shape, which must be written anew; None for others."""
+    if node.target in _RESHAPING:
+        return "reshape"
+    return "expand" if node.target is aten.expand.default else None
 
 
 def _transposed(node: fx.Node, roles: Roles) -> Roles:
@@ -74,12 +79,9 @@ def _expanded(node: fx.Node, roles: Roles) -> Roles:
     return (*(None,) * (len(node.meta["val"].shape) - len(roles)), *roles)
 
 
-def _reshaped(node: fx.Node, roles: Roles) -> Roles:
-    before = node.args[0].meta["val"].shape  # type: ignore[union-attr]
-    return regrouped(before, node.meta["val"].shape, roles)
-
-
-def regrouped(before: Sequence[Any], after: Sequence[Any], roles: Roles) -> Roles:
+def regrouped(
+    before: Sequence[Any], after: Sequence[Any], roles: Roles, tokens: sympy.Symbol
+) -> Roles:
     """The roles after a view: dimensions are matched in groups of equal products.
 
     Raises:
@@ -95,14 +97,13 @@ def regrouped(before: Sequence[Any], after: Sequence[Any], roles: Roles) -> Role
             continue
         group, places = left[first : last + 1], right[start : ends[product] + 1]
         first, start = last + 1, ends[product] + 1
-        held = [(roles[dim], size) for dim, size in group if roles[dim] is not None]
+        held = [roles[dim] for dim, _ in group if roles[dim] is not None]
         if not held:
             continue
-        (role, size), *others = held
-        hosts = [dim for dim, each in places if each.free_symbols & size.free_symbols]
-        if others or len(hosts) != 1:
+        hosts = [dim for dim, size in places if tokens in size.free_symbols]
+        if len(held) > 1 or len(hosts) != 1:
             raise Blocked("a view mixes tokens with another dimension")
-        found[hosts[0]] = role
+        found[hosts[0]] = held[0]
     return tuple(found)
 
 
@@ -158,8 +159,8 @@ def _tiled(node: fx.Node, roles: Roles) -> Roles:
     return grown
 
 
-_SHAPED = {
-    aten.view.default, aten.reshape.default, aten._unsafe_view.default, aten.expand.default,
+_RESHAPING = {
+    aten.view.default, aten.reshape.default, aten._unsafe_view.default,
     aten.flatten.using_ints, aten.unflatten.int, aten.view_copy.default,
 }  # fmt: skip
 _MOVES: dict[Any, Callable[[fx.Node, Roles], Roles]] = {
@@ -174,11 +175,6 @@ _MOVES: dict[Any, Callable[[fx.Node, Roles], Roles]] = {
     aten.squeeze.dim: _squeezed,
     aten.squeeze.dims: _squeezed,
     aten.expand.default: _expanded,
-    aten.view.default: _reshaped,
-    aten.reshape.default: _reshaped,
-    aten._unsafe_view.default: _reshaped,
-    aten.flatten.using_ints: _reshaped,
-    aten.unflatten.int: _reshaped,
     aten.contiguous.default: _kept,
     aten.clone.default: _kept,
     aten.select.int: _selected,

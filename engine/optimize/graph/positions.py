@@ -79,6 +79,10 @@ class Positions:
         longest = self.max_length
         if longest is None:
             return None
+        sizes = [expression(size) for size in node.meta["val"].shape]
+        batch = self._captured.batch
+        if batch is not None and any(batch in size.free_symbols and size != batch for size in sizes):
+            return None
         elements = 1
         for size in node.meta["val"].shape:
             elements *= self.size(size, longest) if isinstance(size, torch.SymInt) else int(size)
@@ -88,10 +92,8 @@ class Positions:
         for tokens in {1, 2, longest // 2, longest - 1}:
             if not 0 < tokens < longest:
                 continue
-            part = full
-            for dim in dims:
-                part = part.narrow(dim, 0, tokens)
             shorter = self.at(node, tokens)
+            part = full[tuple(slice(tokens if dim in dims else None) for dim in range(full.dim()))]
             if part.shape != shorter.shape or not torch.equal(part, shorter):
                 return None
         return full

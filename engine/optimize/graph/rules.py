@@ -150,6 +150,17 @@ def _reduction(builder: Incremental, node: fx.Node) -> None:
     builder.emit(node, args, kept)
 
 
+def _chosen(builder: Incremental, node: fx.Node) -> None:
+    """Top-k and sorting: all results keep the dimensions."""
+    data = node.args[0]
+    roles = builder.roles[data]  # type: ignore[index]
+    at = {aten.topk.default: 2, aten.sort.default: 1}[node.target]
+    dim = node.args[at] if len(node.args) > at else node.kwargs.get("dim", -1)
+    if roles[int(dim)] is not None:  # type: ignore[arg-type]
+        raise Blocked("it works over tokens")
+    builder.emit(node, (builder._new[data], *node.args[1:]), roles)  # type: ignore[index]
+
+
 def _concatenation(builder: Incremental, node: fx.Node) -> None:
     parts: list[fx.Node] = list(node.args[0])  # type: ignore[arg-type]
     rank = node.meta["val"].dim()
@@ -171,17 +182,25 @@ def _matmul(builder: Incremental, node: fx.Node) -> None:
     _product(builder, node, left, right)  # type: ignore[arg-type]
 
 
+def _added_matmul(builder: Incremental, node: fx.Node) -> None:
+    left, right = node.args[1:3]
+    _product(builder, node, left, right)  # type: ignore[arg-type]
+
+
 def _product(builder: Incremental, node: fx.Node, left: fx.Node, right: fx.Node) -> None:
     first, second = list(builder.roles_of(left)), list(builder.roles_of(right))
     if len(second) < 2 or len(first) < 2:
         raise Blocked("a product with a vector")
     wanted_first, wanted_second = _paired(first, second)
     batch = node.meta["val"].dim() - 2
+    args = (builder.operand(left, tuple(wanted_first)), builder.operand(right, tuple(wanted_second)))
     heads = [None] * (batch - len(first) + 2) + wanted_first[:-2]
     others = [None] * (batch - len(second) + 2) + wanted_second[:-2]
     joined = [_stronger(one, other) for one, other in zip(heads, others, strict=True)]
     roles = (*joined, wanted_first[-2], wanted_second[-1])
-    args = (builder.operand(left, tuple(wanted_first)), builder.operand(right, tuple(wanted_second)))
+    added = node.args[0]
+    if added is not left:
+        args = (builder.operand(added, _aligned(added, roles)), *args)  # type: ignore[arg-type]
     builder.emit(node, args, roles)
 
 
@@ -280,11 +299,14 @@ _RULES: dict[Any, Rule] = {
     aten.std.correction: _reduction,
     aten.std.dim: _reduction,
     aten.linalg_vector_norm.default: _reduction,
+    aten.topk.default: _chosen,
+    aten.sort.default: _chosen,
     aten.cat.default: _concatenation,
     aten.stack.default: _concatenation,
     aten.matmul.default: _matmul,
     aten.bmm.default: _matmul,
     aten.mm.default: _matmul,
+    aten.baddbmm.default: _added_matmul,
     aten.addmm.default: _addmm,
     aten.scaled_dot_product_attention.default: _attention,
 }
