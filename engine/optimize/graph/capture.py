@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from engine.errors import StepRefused
-from engine.program import logits_of
+from engine.program import Inputs, logits_of, output_tensors
 
 aten = torch.ops.aten
 _SOURCE = "source."
@@ -95,26 +95,77 @@ def capture(module: nn.Module, ids: Tensor, *, max_length: int | None = None) ->
     )
 
 
+class _Flat(nn.Module):
+    """A module called on a flat sequence of tensors; other inputs stay as they are."""
+
+    def __init__(self, source: nn.Module, inputs: Inputs) -> None:
+        super().__init__()
+        self.source = source
+        self._named = inputs if isinstance(inputs, dict) else None
+        self._placed = inputs if not isinstance(inputs, dict) else ()
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The inputs that are tensors, in order."""
+        values = self._named.values() if self._named is not None else self._placed
+        return tuple(value for value in values if isinstance(value, Tensor))
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        given = iter(tensors)
+        if self._named is not None:
+            named = {n: next(given) if isinstance(v, Tensor) else v for n, v in self._named.items()}
+            return tuple(output_tensors(self.source(**named)))
+        placed = [next(given) if isinstance(value, Tensor) else value for value in self._placed]
+        return tuple(output_tensors(self.source(*placed)))
+
+
+@dataclass
+class Operators:
+    """A forward at the sizes of its example inputs.
+
+    Attributes:
+        graph: as in Captured, with every size fixed.
+        root: holds what the graph calls and reads.
+        inputs: the input nodes.
+    """
+
+    graph: fx.Graph
+    root: nn.Module
+    inputs: list[fx.Node]
+
+
+def capture_operators(module: nn.Module, inputs: Inputs) -> Operators:
+    """The graph of one forward on these inputs, to be read; its sizes are fixed.
+
+    Raises:
+        StepRefused: the module cannot be exported.
+    """
+    quiet = getattr(getattr(module, "config", None), "use_cache", None)
+    if quiet and isinstance(inputs, dict):
+        inputs = {**inputs, "use_cache": False}
+    flat = _Flat(module, inputs)
+    return Operators(*rebuild(export(flat, flat.tensors(), None), module))
+
+
 def export(
-    module: nn.Module, inputs: tuple[Any, ...], dynamic: tuple[tuple[int, ...] | None, ...]
+    module: nn.Module, inputs: tuple[Any, ...], dynamic: tuple[tuple[int, ...], ...] | None
 ) -> torch.export.ExportedProgram:
     """The module exported in evaluation mode, without in-place operators.
 
     Args:
         module: what is exported.
         inputs: example inputs.
-        dynamic: for each input the dimensions that may change.
+        dynamic: for each input the dimensions that may change; None where all sizes are fixed.
 
     Raises:
         StepRefused: with the exporter's reason in `detail`.
     """
     auto = torch.export.Dim.AUTO
-    shapes = tuple({dim: auto for dim in dims or ()} for dims in dynamic)
+    shapes = None if dynamic is None else tuple({dim: auto for dim in dims} for dims in dynamic)
     training = module.training
     module.eval()
     try:
         with torch.no_grad():
-            exported = torch.export.export(module, inputs, dynamic_shapes=(shapes,) if _is_variadic(module) else shapes, strict=False)
+            exported = torch.export.export(module, inputs, dynamic_shapes=shapes, strict=False)
             if any(_needs_lowering(node) for node in exported.graph.nodes):
                 exported = exported.run_decompositions(_LOWERED)
     except Exception as error:  # torch.export raises many kinds, all of them "cannot be exported"
@@ -125,10 +176,6 @@ def export(
     finally:
         module.train(training)
     return exported
-
-
-def _is_variadic(module: nn.Module) -> bool:
-    return getattr(module, "is_variadic", False)
 
 
 _LOWERED = {aten.einsum.default: aten.einsum.default.decompose}
@@ -202,7 +249,10 @@ def _converted(
 ) -> Any:
     path = module_path(node)
     if node.target in _SAME or _is_noop(node):
-        return _read(node.args[0], mapped, tensors, graph, root)
+        kept = _read(node.args[0], mapped, tensors, graph, root)
+        if node.target is aten.dropout.default:
+            kept.meta["dropout"] = float(node.args[1])
+        return kept
     kind = _MODULES.get(node.target)
     if kind is not None:
         made = _as_module_call(node, path, kind, mapped, tensors, graph, root, source)
