@@ -109,12 +109,14 @@ class Performer:
         program = built.program if built.counted is None else built.counted()
         return {"flops": count(program, built.workload, built.inputs).totals.flops}
 
-    def score(self, folder: str, *, is_baseline: bool, limit: int | None, prompts: int) -> Message:
-        """Writes the quality of every example into `folder`; the baseline's outputs too."""
+    def score(
+        self, folder: str, reference: str, is_baseline: bool, limit: int | None, prompts: int
+    ) -> Message:
+        """Writes the quality of every example into `folder`; the baseline leaves its outputs."""
         from engine.measure.scoring import score
 
         return score(
-            self._ready(), folder, is_baseline=is_baseline, limit=limit, prompts=prompts
+            self._ready(), folder, reference, is_baseline=is_baseline, limit=limit, prompts=prompts
         )
 
     def _block(self, repeats: int) -> Message:
