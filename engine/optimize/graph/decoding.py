@@ -13,8 +13,10 @@ from engine.errors import StepRefused
 from engine.optimize.graph.capture import Captured, capture, is_boundary
 from engine.optimize.graph.codegen import GraphFunction, quickened
 from engine.optimize.graph.incremental import Incremental
+from engine.optimize.graph.positions import longest
 from engine.program import Inputs, logits_of, token_ids
 
+aten = torch.ops.aten
 _TOLERANCE = 1e-4
 
 
@@ -133,8 +135,7 @@ def derive_decoder_graphs(
             the derived decoder gives other logits.
     """
     captured = capture(module, ids, max_length=max_length)
-    limits = [each for each in (max_length, captured.limit) if each is not None]
-    limit = min(limits, default=None)
+    limit = longest(captured, max_length)
     incremental = Incremental(captured, limit)
     step = incremental.build()
     graphs = {
@@ -145,7 +146,11 @@ def derive_decoder_graphs(
     for graph in graphs.values():
         quickened(graph)
     made = DecoderGraphs(captured.root, graphs, incremental.cache_dims, limit)
-    made.proved_error = prove(made, module, ids, seed=seed)
+    try:
+        made.proved_error = prove(made, module, ids, seed=seed)
+    except RuntimeError as error:  # what operators raise for shapes that do not fit
+        line = str(error).splitlines()[0]
+        raise StepRefused(f"The derived decoder does not run: {line}", detail=str(error)) from error
     return made
 
 
@@ -156,20 +161,35 @@ def cache_plan(module: nn.Module, ids: Tensor) -> dict[str, int]:
         StepRefused: none can be derived.
     """
     captured = capture(module, ids)
-    incremental = Incremental(captured, captured.limit)
+    incremental = Incremental(captured, longest(captured, None))
     incremental.build()
     held = [incremental.bytes_for_one_token(node) for node in incremental.cached]
     return {"cache_tensors": len(held), "cache_bytes_per_token": sum(held)}
 
 
 def _prefill_graph(captured: Captured, cached: Sequence[fx.Node]) -> fx.Graph:
+    """The whole forward that also gives what is cached; what follows the last mixing asks one row."""
     graph = fx.Graph()
     copied: dict[fx.Node, fx.Node] = {}
     graph.graph_copy(captured.graph, copied)
-    last = graph.call_method("select", (copied[captured.logits], 1, -1))
+    logits = captured.logits
+    while _works_by_row(logits) and len(logits.args[0].users) == 1:  # type: ignore[union-attr]
+        logits = logits.args[0]  # type: ignore[assignment]
+    if logits is captured.logits:
+        last = graph.call_method("select", (copied[logits], 1, -1))
+    else:
+        first = next(user for user in logits.users if user in copied)
+        with graph.inserting_before(copied[first]):
+            newest = graph.call_function(aten.slice.Tensor, (copied[logits], 1, -1, 2**62))
+        copied[first].replace_input_with(copied[logits], newest)
+        last = graph.call_method("select", (copied[captured.logits], 1, -1))
     graph.output((last, *(copied[node] for node in cached)))
     graph.eliminate_dead_code(is_boundary)
     return graph
+
+
+def _works_by_row(node: fx.Node) -> bool:
+    return node.op == "call_module" and node.meta["operator"] is not aten.embedding.default
 
 
 def prove(graphs: DecoderGraphs, module: nn.Module, ids: Tensor, *, seed: int) -> float:

@@ -13,7 +13,7 @@ from torch import Tensor, fx
 
 from engine.errors import StepRefused
 from engine.optimize.graph.capture import Captured, expression, graft, is_boundary, is_getitem
-from engine.optimize.graph.layout import Blocked, Roles, is_layout, moved_roles, shape_method
+from engine.optimize.graph.layout import Blocked, Roles, is_layout, is_turn, moved_roles, shape_method, turned
 from engine.optimize.graph.positions import Positions, token_dims
 
 _SIZES = {"Mul": operator.mul, "Add": operator.add, "Max": max, "Min": min}
@@ -48,6 +48,8 @@ class Incremental:
         # Which dimension counts tokens is known once the first tensor is cached.
         self._length = self.graph.call_method("size", (self._last_input, 0))
         self._memo: dict[Any, fx.Node] = {}
+        # Values whose elements are those of another value in the same order.
+        self._reshaped: dict[fx.Node, fx.Node] = {}
         self._tables: list[tuple[Tensor, str]] = []
 
     def build(self) -> fx.Graph:
@@ -243,15 +245,40 @@ class Incremental:
     # ---- arguments ------------------------------------------------------------------------
 
     def _moved(self, node: fx.Node, value: fx.Node, roles: Roles) -> fx.Node:
+        """A layout operator in the step, which needs no copy where only sizes of one change place."""
         method = shape_method(node)
+        if is_turn(node):
+            source = node.args[0]
+            order = turned(node)
+            ones = self._single(source) if QUERY in roles else set()  # type: ignore[arg-type]
+            keeps = [dim for dim in order if dim not in ones]
+            if keeps == sorted(keeps):
+                if value in self._reshaped:
+                    method, value = "reshape", self._reshaped[value]
+                else:
+                    made = self._located(node, self.graph.call_function(node.target, (value, *node.args[1:])))  # type: ignore[arg-type]
+                    self._reshaped[made] = value
+                    return made
         if method is None:
-            made = self.graph.call_function(node.target, (value, *node.args[1:]), dict(node.kwargs))  # type: ignore[arg-type]
-        else:
-            shape = [
-                self.size(expression(size), 1 if role == QUERY else self.total())
-                for size, role in zip(node.meta["val"].shape, roles, strict=True)
-            ]
-            made = self.graph.call_method(method, (value, shape))
+            return self._located(node, self.graph.call_function(node.target, (value, *node.args[1:]), dict(node.kwargs)))  # type: ignore[arg-type]
+        shape = [
+            self.size(expression(size), 1 if role == QUERY else self.total())
+            for size, role in zip(node.meta["val"].shape, roles, strict=True)
+        ]
+        if method == "expand":
+            return self._located(node, self.graph.call_method(method, (value, shape)))
+        base = self._reshaped.get(value, value)
+        made = self._located(node, self.graph.call_method(method, (base, shape)))
+        self._reshaped[made] = base
+        return made
+
+    def _single(self, node: fx.Node) -> set[int]:
+        """The dimensions that have size one in the step: the query tokens alone."""
+        sizes = [expression(size) for size in node.meta["val"].shape]
+        roles = self.roles[node]
+        return {d for d, s in enumerate(sizes) if roles[d] == QUERY and s == self.captured.tokens}
+
+    def _located(self, node: fx.Node, made: fx.Node) -> fx.Node:
         made.meta["path"] = node.meta.get("path", "")
         return made
 

@@ -43,6 +43,18 @@ def shape_method(node: fx.Node) -> str | None:
     return "expand" if node.target is aten.expand.default else None
 
 
+def is_turn(node: fx.Node) -> bool:
+    """Whether the operator permutes dimensions."""
+    return node.op == "call_function" and node.target in _TURNS
+
+
+def turned(node: fx.Node) -> list[int]:
+    """For each dimension of the result the one that it was, for an operator that permutes."""
+    rank = node.args[0].meta["val"].dim()  # type: ignore[union-attr]
+    numbered = _TURNS[node.target](node, tuple(str(dim) for dim in range(rank)))
+    return [int(dim or 0) for dim in numbered]
+
+
 def _transposed(node: fx.Node, roles: Roles) -> Roles:
     one, other = (dim % len(roles) for dim in node.args[1:3])  # type: ignore[operator]
     moved = list(roles)
@@ -163,7 +175,7 @@ _RESHAPING = {
     aten.view.default, aten.reshape.default, aten._unsafe_view.default,
     aten.flatten.using_ints, aten.unflatten.int, aten.view_copy.default,
 }  # fmt: skip
-_MOVES: dict[Any, Callable[[fx.Node, Roles], Roles]] = {
+_TURNS: dict[Any, Callable[[fx.Node, Roles], Roles]] = {
     aten.transpose.int: _transposed,
     aten.swapaxes.default: _transposed,
     aten.swapdims.default: _transposed,
@@ -171,6 +183,9 @@ _MOVES: dict[Any, Callable[[fx.Node, Roles], Roles]] = {
     aten.t.default: _swapped_last,
     aten.numpy_T.default: _swapped_last,
     aten.mT.default: _swapped_last,
+}
+_MOVES: dict[Any, Callable[[fx.Node, Roles], Roles]] = {
+    **_TURNS,
     aten.unsqueeze.default: _unsqueezed,
     aten.squeeze.dim: _squeezed,
     aten.squeeze.dims: _squeezed,

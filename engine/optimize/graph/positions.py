@@ -112,6 +112,38 @@ class Positions:
             return node.target(*args, **kwargs)  # type: ignore[operator]
 
 
+def longest(captured: Captured, asked: int | None) -> int | None:
+    """The longest sequence that a model takes, as far as it is known.
+
+    The least of what was asked, what the graph was exported for, and the rows of position embeddings.
+    """
+    limits = [each for each in (asked, captured.limit) if each is not None]
+    positions = Positions(captured, None)
+    for node in captured.graph.nodes:
+        if node.op != "call_module" or node.meta["operator"] is not torch.ops.aten.embedding.default:
+            continue
+        index = node.args[0]
+        if captured.ids not in _ancestors(index) and token_dims(index, captured.tokens):
+            rows = captured.root.get_submodule(str(node.target)).weight.shape[0]  # type: ignore[union-attr, index]
+            at_two = positions.at(index, 2).flatten()
+            if at_two.numel() == 2 and int(at_two[1] - at_two[0]) == 1:
+                limits.append(int(rows) - int(at_two[0]))  # type: ignore[arg-type]
+    return min(limits, default=None)
+
+
+def _ancestors(node: Any) -> set[fx.Node]:
+    """The node with everything that it is computed from; sizes of ids do not count."""
+    found: set[fx.Node] = set()
+    pending = [node]
+    while pending:
+        here = pending.pop()
+        if here in found or isinstance(here.meta.get("val"), torch.SymInt):
+            continue
+        found.add(here)
+        pending.extend(here.all_input_nodes)
+    return found
+
+
 def tensor_at(root: nn.Module, name: str) -> Tensor:
     """The parameter or buffer of that dotted name."""
     path, _, leaf = name.rpartition(".")
