@@ -183,7 +183,9 @@ def _prefill_graph(captured: Captured, cached: Sequence[fx.Node]) -> fx.Graph:
             newest = graph.call_function(aten.slice.Tensor, (copied[logits], 1, -1, 2**62))
         copied[first].replace_input_with(copied[logits], newest)
         last = graph.call_method("select", (copied[captured.logits], 1, -1))
-    graph.output((last, *(copied[node] for node in cached)))
+    # A view would keep all it was cut from alive, and compilers fix the strides of what they were given.
+    kept = [graph.call_method("contiguous", (copied[node],)) for node in cached]
+    graph.output((last, *kept))
     graph.eliminate_dead_code(is_boundary)
     return graph
 
