@@ -82,6 +82,7 @@ class Program:
         runtime: the name of the runtime that `module` has been prepared by.
         loss: outputs and labels to a scalar, for `train_step`; None where the model has none.
         notes: what the steps so far want to tell the person.
+        compile_seconds: what compilers took, apart from latency; 0 where nothing was compiled.
     """
 
     module: nn.Module
@@ -90,6 +91,7 @@ class Program:
     runtime: str = "eager"
     loss: Callable[[Any, Any], Tensor] | None = None
     notes: list[str] = field(default_factory=list)
+    compile_seconds: float = 0.0
 
     @contextlib.contextmanager
     def entered(self) -> Iterator[None]:

@@ -88,7 +88,9 @@ def quickened(graph: fx.Graph) -> None:
 class GraphFunction(nn.Module):
     """A graph that runs over the submodules of another module, which it shares under the same names.
 
-    Replacing a submodule there, or moving it to another dtype or device, takes effect here.
+    Replacing a submodule there, or moving it to another dtype or device, takes effect here. `run` is what a
+    decoder calls: the graph as plain Python until a runtime puts compiled code in its place; a call of the
+    module itself, as exporters make it, is always the former.
     """
 
     def __init__(self, owner: nn.Module, graph: fx.Graph) -> None:
@@ -98,11 +100,17 @@ class GraphFunction(nn.Module):
         self._buffers = owner._buffers
         self.training = False
         self.graph = graph
-        self.run: Callable[..., Any] = compiled_python(graph, owner)
+        self._python = compiled_python(graph, owner)
+        self.run: Callable[..., Any] = self._python
 
     def forward(self, *inputs: Tensor) -> Any:
         """The graph's outputs."""
-        return self.run(*inputs)
+        return self._python(*inputs)
+
+    def use(self, run: Callable[..., Any]) -> None:
+        """Lets compiled code run for a decoder."""
+        # Not through nn.Module's registry, which is shared: compiled code may be a module.
+        self.__dict__["run"] = run
 
     def graph_module(self) -> fx.GraphModule:
         """The same graph as torch.fx runs it, for compilers."""

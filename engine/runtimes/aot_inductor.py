@@ -1,0 +1,278 @@
+"""AOTInductor: a graph compiled ahead into a shared library, called without Python in between."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from engine.errors import StepRefused
+from engine.runtimes.inductor import compiler_reasons
+from engine.runtimes.runtime import Runtime
+
+if TYPE_CHECKING:
+    import torch
+
+    from engine.optimize.graph.decoding import DecoderGraphs
+    from engine.optimize.technique import BuildContext
+    from engine.program import Inputs, Program
+    from engine.records import Machine
+
+_MANY = 1 << 20
+_SMALL_CONSTANT = 1024
+_TOLERANCE = {"torch.float32": 1e-3, "torch.float64": 1e-6}
+
+
+class AotInductor(Runtime):
+    """A shared library for this model, made once and kept; it reads the module's own weights."""
+
+    name: ClassVar[str] = "aot_inductor"
+    formats: ClassVar[tuple[str, ...]] = ("aot_inductor",)
+
+    def check(self, machine: Machine) -> tuple[str, ...]:
+        """A compiler must be there."""
+        return compiler_reasons()
+
+    def prepare(self, program: Program, context: BuildContext) -> Program:
+        """Compiles the forward, or prefill and step of a decoder, for any batch and length."""
+        from engine.optimize.graph.calls import CompiledModule, with_flat_cache
+        from engine.optimize.graph.decoding import DecoderGraphs
+        from engine.program import token_ids
+
+        if context.workload.kind == "train_step":
+            raise StepRefused("aot_inductor: a compiled package computes no gradients.")
+        generates = context.workload.kind == "generate"
+        if generates:
+            program = with_flat_cache(program, context.inputs, context.max_length)
+        started = time.perf_counter()
+        module = program.module
+        notes = [*program.notes]
+        if generates and isinstance(module, DecoderGraphs):
+            examples = decoder_examples(module, token_ids(context.inputs))
+            for index, name in enumerate(("prefill", "step")):
+                context.progress(0.1 + 0.4 * index, f"compiling {name}")
+                exported = exported_decoder(module, name, examples[name])
+                run = _loaded(exported, context.cache)
+                _compare(run, module.functions[name], examples[name])
+                module.functions[name].use(run)
+            notes.append("Prefill and step are compiled; forward, which quality is read from, is not.")
+        else:
+            context.progress(0.1, "compiling")
+            exported, freedom = exported_forward(module, context.inputs)
+            notes.append(f"Compiled for {freedom}.")
+            run = _loaded(exported, context.cache)
+            named = isinstance(context.inputs, dict)
+            given = () if named else context.inputs
+            _compare(run, module, given, context.inputs if named else {})  # type: ignore[arg-type]
+            module = CompiledModule(module, run)
+        seconds = time.perf_counter() - started
+        notes.append(f"Compiled in {seconds:.0f} s.")
+        prepared = dataclasses.replace(program, module=module, runtime=self.name, notes=notes)
+        prepared.compile_seconds = program.compile_seconds + seconds
+        return prepared
+
+
+def decoder_examples(graphs: DecoderGraphs, ids: torch.Tensor) -> dict[str, tuple[torch.Tensor, ...]]:
+    """Inputs of prefill and step to export with: three sequences of a few tokens."""
+    import torch
+
+    tokens = min(5, (graphs.max_length or _MANY) - 1)
+    prompt = ids[:1, :1].expand(3, tokens).contiguous()
+    with torch.no_grad():
+        _, *cache = graphs.prefill(prompt)
+    return {"prefill": (prompt,), "step": (prompt[:, :1].contiguous(), *cache)}
+
+
+def exported_decoder(
+    graphs: DecoderGraphs, name: str, examples: tuple[torch.Tensor, ...]
+) -> torch.export.ExportedProgram:
+    """Prefill or step as an exported program for any batch and length.
+
+    Raises:
+        StepRefused: it cannot be exported.
+    """
+    import torch
+
+    batch = torch.export.Dim("batch", min=1, max=_MANY)
+    longest = graphs.max_length or _MANY
+    if name == "prefill":
+        shapes: tuple[Any, ...] = ({0: batch, 1: torch.export.Dim("tokens", min=1, max=longest)},)
+    else:
+        past = torch.export.Dim("past", min=1, max=longest - 1)
+        rest = zip(examples[1:], graphs.cache_dims, strict=True)
+        shapes = ({0: batch}, *(_cache_shape(each, dim, batch, past) for each, dim in rest))
+    module = graphs.functions[name].graph_module()
+    with torch.no_grad():
+        return _exported(module, examples, {}, (shapes,))[0]
+
+
+def exported_forward(
+    module: torch.nn.Module, inputs: Inputs
+) -> tuple[torch.export.ExportedProgram, str]:
+    """A forward as an exported program, and what sizes it takes.
+
+    Raises:
+        StepRefused: it cannot be exported.
+    """
+    import torch
+
+    args, kwargs = ((), inputs) if isinstance(inputs, dict) else (inputs, {})
+    args, kwargs = _two_of_each(args), _two_of_each(kwargs)
+    auto, named = torch.export.Dim.AUTO, torch.export.Dim("batch", min=1, max=_MANY)
+    settings = getattr(module, "config", None)
+    cached = getattr(settings, "use_cache", None)
+    if cached:
+        settings.use_cache = False  # type: ignore[union-attr]
+    try:
+        choices = [
+            (_all_shapes(args, kwargs, {0: named, 1: auto}), "any batch and length"),
+            (_all_shapes(args, kwargs, {0: auto, 1: auto}), "any batch and length"),
+            (_all_shapes(args, kwargs, {0: auto}), "any batch"),
+        ]
+        with torch.no_grad():
+            return _exported(module, args, kwargs, tuple(choices))
+    finally:
+        if cached:
+            settings.use_cache = cached  # type: ignore[union-attr]
+
+
+def _exported(
+    module: torch.nn.Module, args: Any, kwargs: Any, choices: tuple[Any, ...]
+) -> tuple[torch.export.ExportedProgram, str]:
+    import torch
+
+    failure: Exception | None = None
+    for choice in choices:
+        shapes, words = choice if len(choice) == 2 and isinstance(choice[1], str) else (choice, "")
+        try:
+            exported = torch.export.export(
+                module, args, kwargs, dynamic_shapes=shapes, strict=False
+            )
+            return exported, words
+        except Exception as error:  # noqa: BLE001 - the exporter raises many kinds
+            failure = error
+    line = str(failure).strip().splitlines()[0] if str(failure).strip() else type(failure).__name__
+    raise StepRefused(
+        f"torch.export cannot read this model: {line[:160]}", detail=str(failure)
+    ) from failure
+
+
+def _loaded(exported: torch.export.ExportedProgram, cache: Path | None) -> Callable[..., Any]:
+    """Compiled code that reads the tensors of the exported module, which stay where they are."""
+    import tempfile
+
+    import torch
+
+    key = package_key(exported)
+    folder = (cache or Path(tempfile.mkdtemp(prefix="workbench-"))) / "aot_inductor"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{key}.pt2"
+    if not path.exists():
+        unfinished = folder / f"{key}.unfinished.pt2"
+        options = {"aot_inductor.package_constants_in_so": False}
+        try:
+            torch._inductor.aoti_compile_and_package(
+                exported, package_path=str(unfinished), inductor_configs=options
+            )
+        except Exception as error:  # the compiler raises many kinds
+            line = str(error).strip().splitlines()[0] if str(error).strip() else ""
+            raise StepRefused(
+                f"AOTInductor failed on this model: {line[:160]}", detail=str(error)
+            ) from error
+        unfinished.replace(path)
+    loaded = torch._inductor.aoti_load_package(str(path))
+    wanted = set(loaded.get_constant_fqns())
+    held = {
+        name: tensor.detach()
+        for name, tensor in {**exported.constants, **exported.state_dict}.items()
+        if name in wanted and isinstance(tensor, torch.Tensor)
+    }
+    loaded.load_constants(held, check_full_update=True, user_managed=True)
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        return loaded(*args, **kwargs)
+
+    run.held = held  # type: ignore[attr-defined] - the library does not own them
+    return run
+
+
+def _compare(
+    run: Callable[..., Any], module: torch.nn.Module, args: Any, kwargs: Any = None
+) -> None:
+    """Compiled code must give what the module gives.
+
+    Raises:
+        StepRefused: it does not.
+    """
+    import torch
+
+    from engine.program import output_tensors
+
+    with torch.no_grad():
+        expected = output_tensors(module(*args, **(kwargs or {})))[0]
+        found = output_tensors(run(*args, **(kwargs or {})))[0]
+    error = float((found - expected).float().norm() / expected.float().norm().clamp_min(1e-12))
+    tolerance = _TOLERANCE.get(str(expected.dtype), 5e-2)
+    if not error <= tolerance:
+        raise StepRefused(f"aot_inductor: the compiled code gives other outputs ({error:.2g}).")
+
+
+def package_key(exported: torch.export.ExportedProgram) -> str:
+    """A name for the compiled code: the graph, its shapes, small constants, torch and the processor."""
+    import platform
+
+    import torch
+
+    digest = hashlib.sha256()
+    for text in (torch.__version__, platform.machine(), _processor(), str(exported.range_constraints)):
+        digest.update(text.encode())
+    for node in exported.graph.nodes:
+        value = node.meta.get("val")
+        shape = f"{value.shape} {value.stride()} {value.dtype} {value.device}" if isinstance(value, torch.Tensor) else ""
+        digest.update(f"{node.op} {node.name} {node.target} {node.args} {node.kwargs} {shape}\n".encode())
+    for name, tensor in {**exported.constants, **exported.state_dict}.items():
+        if isinstance(tensor, torch.Tensor) and tensor.numel() <= _SMALL_CONSTANT:
+            digest.update(name.encode() + str(tensor.tolist()).encode())
+    return digest.hexdigest()[:24]
+
+
+def _processor() -> str:
+    import torch
+
+    capability = torch.backends.cpu.get_cpu_capability()
+    if torch.cuda.is_available():
+        return f"{capability} {torch.cuda.get_device_name()}"
+    return capability
+
+
+def _cache_shape(tensor: torch.Tensor, dim: int, batch: Any, past: Any) -> dict[int, Any]:
+    merged = tensor.shape[0] != 3
+    return {dim: past} if merged else {0: batch, dim: past}
+
+
+def _two_of_each(values: Any) -> Any:
+    import torch
+
+    def doubled(value: Any) -> Any:
+        if isinstance(value, torch.Tensor) and value.dim() and value.shape[0] == 1:
+            return torch.cat((value, value))
+        return value
+
+    if isinstance(values, dict):
+        return {name: doubled(value) for name, value in values.items()}
+    return tuple(doubled(value) for value in values)
+
+
+def _all_shapes(args: Any, kwargs: Any, dims: dict[int, Any]) -> Any:
+    import torch
+
+    def of(value: Any) -> Any:
+        if not isinstance(value, torch.Tensor):
+            return None
+        is_tokens = value.dim() == 2 and not value.is_floating_point()
+        return {d: each for d, each in dims.items() if d < value.dim() and (d == 0 or is_tokens)}
+
+    return {name: of(value) for name, value in kwargs.items()} if kwargs else tuple(map(of, args))
