@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -98,15 +98,20 @@ def exported_decoder(
 
     batch = torch.export.Dim("batch", min=1, max=_MANY)
     longest = graphs.max_length or _MANY
-    if name == "prefill":
-        shapes: tuple[Any, ...] = ({0: batch, 1: torch.export.Dim("tokens", min=1, max=longest)},)
-    else:
-        past = torch.export.Dim("past", min=1, max=longest - 1)
-        rest = zip(examples[1:], graphs.cache_dims, strict=True)
-        shapes = ({0: batch}, *(_cache_shape(each, dim, batch, past) for each, dim in rest))
+    # Slicing a table of the longest length whole is another code path: the exporter then leaves it out.
+    choices = []
+    for most in (longest, longest - 1):
+        tokens = torch.export.Dim("tokens", min=1, max=max(2, most))
+        past = torch.export.Dim("past", min=1, max=max(2, most - 1))
+        if name == "prefill":
+            shapes: tuple[Any, ...] = ({0: batch, 1: tokens},)
+        else:
+            rest = zip(examples[1:], graphs.cache_dims, strict=True)
+            shapes = ({0: batch}, *(_cache_shape(each, dim, batch, past) for each, dim in rest))
+        choices.append((shapes, f"up to {most} tokens"))
     module = graphs.functions[name].graph_module()
     with torch.no_grad():
-        return _exported(module, examples, {}, (shapes,))[0]
+        return _exported(module, examples, {}, choices)[0]
 
 
 def exported_forward(
@@ -133,20 +138,19 @@ def exported_forward(
             (_all_shapes(args, kwargs, {0: auto}), "any batch"),
         ]
         with torch.no_grad():
-            return _exported(module, args, kwargs, tuple(choices))
+            return _exported(module, args, kwargs, choices)
     finally:
         if cached:
             settings.use_cache = cached  # type: ignore[union-attr]
 
 
 def _exported(
-    module: torch.nn.Module, args: Any, kwargs: Any, choices: tuple[Any, ...]
+    module: torch.nn.Module, args: Any, kwargs: Any, choices: Sequence[tuple[Any, str]]
 ) -> tuple[torch.export.ExportedProgram, str]:
     import torch
 
     failure: Exception | None = None
-    for choice in choices:
-        shapes, words = choice if len(choice) == 2 and isinstance(choice[1], str) else (choice, "")
+    for shapes, words in choices:
         try:
             exported = torch.export.export(
                 module, args, kwargs, dynamic_shapes=shapes, strict=False
