@@ -1,0 +1,1 @@
+"""Jobs: one process each, known by the files in its folder; no torch."""
