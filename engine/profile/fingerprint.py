@@ -1,0 +1,61 @@
+"""What a program really holds and really runs: the ground on which a step is called real."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import torch
+
+from engine.profile.counting import count
+from engine.profile.execution import run_workload
+from engine.program import Inputs, Program, held_bytes, output_tensors
+from engine.records import Fingerprint, Workload, replace
+
+_TOKENS = 4
+
+
+def fingerprint(program: Program, workload: Workload, inputs: Inputs) -> Fingerprint:
+    """Runs the program once, shortly (at most 4 new tokens), and records what it was.
+
+    FLOPs are counted for the same short run, so that two fingerprints compare.
+    """
+    short = workload
+    if workload.kind == "generate":
+        short = replace(workload, new_tokens=min(workload.new_tokens or 1, _TOKENS))
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if program.context.device.startswith("cuda"):
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    with torch.profiler.profile(activities=activities) as profiler:
+        result = run_workload(program, short, inputs)
+    operators: dict[str, int] = defaultdict(int)
+    for each in profiler.events() or []:
+        if "::" in each.name or each.name.startswith(("triton", "graph", "cpp_")):
+            operators[each.name] += 1
+    counts = count(program, short, inputs) if program.runtime == "eager" else None
+    held = held_bytes(program.module)
+    flops = counts.totals.flops if counts else 0
+    return Fingerprint(
+        parameters=sum(each.numel() for each in program.module.parameters()),
+        bytes_held=sum(held.values()),
+        dtype_bytes=held,
+        operators=dict(operators),
+        flops=flops,
+        low_precision_flops_share=(counts.low_precision_flops / flops) if counts and flops else 0.0,
+        gradients=_has_gradients(result),
+        keeps_cache=bool(program.decoder and program.decoder.keeps_cache),
+        threads=program.context.threads,
+        devices=_devices(program),
+        runtime=program.runtime,
+    )
+
+
+def _has_gradients(result: object) -> bool:
+    logits = getattr(result, "logits", None)
+    tensors = [logits] if isinstance(logits, torch.Tensor) else output_tensors(result)
+    return any(each.requires_grad for each in tensors)
+
+
+def _devices(program: Program) -> tuple[str, ...]:
+    placed = {str(each.device) for each in program.module.parameters()}
+    placed |= set((program.context.device_map or {}).values())
+    return tuple(sorted(placed or {program.context.device}))
