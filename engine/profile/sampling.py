@@ -10,7 +10,6 @@ from typing import Any
 
 import psutil
 
-from engine.profile.machine import nvml
 from engine.records import UsageSample
 
 _PERIOD_SECONDS = 0.05
@@ -34,11 +33,28 @@ def sampled_usage() -> Iterator[list[UsageSample]]:
         thread.join()
 
 
+@contextlib.contextmanager
+def _nvml() -> Iterator[list[Any]]:
+    """The NVML handles of this machine's GPUs; none where there is no driver."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        yield []
+        return
+    try:
+        count = pynvml.nvmlDeviceGetCount()
+        yield [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(count)]
+    finally:
+        pynvml.nvmlShutdown()
+
+
 def _sample(samples: list[UsageSample], ended: threading.Event) -> None:
     process = psutil.Process()
     process.cpu_percent()
     began = time.perf_counter()
-    with nvml() as handles:
+    with _nvml() as handles:
         while not ended.wait(_PERIOD_SECONDS) and len(samples) < _MAX_SAMPLES:
             samples.append(
                 UsageSample(
