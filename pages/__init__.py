@@ -1,0 +1,1 @@
+"""One thin script a page: title, guard, one call to the engine, render."""

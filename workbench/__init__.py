@@ -1,0 +1,1 @@
+"""The app's shell: navigation, server, session, forms, charts; no torch."""

@@ -1,0 +1,163 @@
+"""What every page has: header, figures, cards, notes under charts, empty states."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
+
+from engine.records import Profile, Study
+from workbench import navigation, session
+
+_STYLE = """<style>
+.stMainBlockContainer {padding: 2.2rem 2.4rem 4rem; max-width: 1500px;}
+header[data-testid="stHeader"] {background: transparent; height: 2.2rem;}
+[data-testid="stSidebarHeader"] {padding-top: 1rem; padding-bottom: .6rem;}
+[data-testid="stSidebarUserContent"] {padding-bottom: 1.5rem;}
+[data-testid="stMetricValue"] {font-size: 1.6rem; font-variant-numeric: tabular-nums;
+  line-height: 1.3;}
+[data-testid="stMetricLabel"] {opacity: .8;}
+[data-testid="stMetric"] {height: 100%;}
+h1 {letter-spacing: -.015em; padding-bottom: .1rem !important;}
+.st-key-page_header {padding-bottom: .6rem;}
+.st-key-empty_state {padding: 3.2rem 1rem; text-align: center;}
+.st-key-empty_state p {max-width: 36rem; margin-inline: auto;}
+[data-testid="stCaptionContainer"] p {line-height: 1.5;}
+</style>"""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One number in the row at the top of a page."""
+
+    label: str
+    value: str
+    change: str | None = None
+    good: bool | None = None
+    help: str | None = None
+    line: Sequence[float] | None = None
+    words: str | None = None
+
+
+def style() -> None:
+    """The little that the theme file cannot say."""
+    st.html(_STYLE)
+
+
+def header(title: str, words: str) -> DeltaGenerator:
+    """Title with one sentence below it; returns the place for actions at the right."""
+    with st.container(key="page_header", horizontal=True, vertical_alignment="bottom"):
+        with st.container(width="stretch", gap="xsmall"):
+            st.title(title, anchor=False)
+            st.caption(words)
+        return st.container(
+            width="content", horizontal=True, horizontal_alignment="right", key="page_actions"
+        )
+
+
+def figures(row: Sequence[Figure]) -> None:
+    """A row of figures, each in its card."""
+    for column, each in zip(st.columns(len(row)), row, strict=True):
+        colour = "off" if each.good is None else "normal" if each.good else "inverse"
+        arrow = "auto" if each.change and each.change[:1] in "+-−" else "off"
+        delta = each.change.replace("−", "-") if each.change else each.change
+        if each.good is not None and delta and not delta.startswith("-"):
+            colour = "normal" if each.good else "inverse"
+        elif each.good is not None and delta:
+            colour = "inverse" if each.good else "normal"
+        column.metric(
+            each.label, each.value, delta, delta_color=colour, delta_arrow=arrow, border=True,
+            help=each.help, height="stretch", delta_description=each.words,
+            chart_data=list(each.line) if each.line else None, chart_type="area",
+        )  # fmt: skip
+
+
+def card(title: str, words: str = "", *, key: str | None = None) -> DeltaGenerator:
+    """A bordered card with a title."""
+    place = st.container(border=True, key=key)
+    place.markdown(f"##### {title}")
+    if words:
+        place.caption(words)
+    return place
+
+
+def empty(icon: str, title: str, words: str, action: Callable[[], None] | None = None) -> None:
+    """An empty state: what is missing, and the button that leads to it."""
+    with st.container(border=True, key="empty_state", horizontal_alignment="center", gap="small"):
+        st.markdown(f"### {icon} {title}")
+        st.markdown(words)
+        if action is not None:
+            with st.container(horizontal=True, horizontal_alignment="center"):
+                action()
+
+
+def need_study() -> Study:
+    """The chosen study; without one, the page ends with the way to the Open page."""
+    found = session.study()
+    if found is None:
+        empty(
+            ":material/deployed_code:",
+            "No model is open",
+            "Choose a sample, a Hugging Face folder or your own `build()` function."
+            " Everything that is measured belongs to a model with its workload.",
+            lambda: _button("Open a model", "open", primary=True),
+        )
+        st.stop()
+    return found
+
+
+def need_profile(*, runtime: bool = False) -> Profile:
+    """The profile of the chosen study; without one, the page ends with a button that makes it."""
+    from workbench import jobs
+
+    study = need_study()
+    found = session.profile()
+    if found is not None and (found.latency_ms is not None or not runtime):
+        return found
+    if jobs.show_active(("profile",), study.id):
+        st.stop()
+    what = "It has been counted but not run yet" if found is not None else "It is not profiled yet"
+    empty(
+        ":material/monitoring:",
+        f"{study.model.name}: no runtime profile" if runtime else f"{study.model.name}: no profile",
+        f"{what}. A profile counts FLOPs and bytes of each module, runs the workload once under"
+        " the profiler, and measures latency and memory in runs of their own. The model's"
+        " answers do not change.",
+        lambda: jobs.profile_button(study),
+    )
+    st.stop()
+
+
+def study_words(study: Study) -> str:
+    """The study in one line, for a page's header."""
+    return f"{study.model.name} · {workload_words(study)} · {study.workload.device}"
+
+
+def workload_words(study: Study) -> str:
+    """The workload in a few words: `generate 8 + 100 tokens, batch 1`."""
+    workload = study.workload
+    sizes = {
+        "generate": f"generate {workload.prompt_tokens} + {workload.new_tokens} tokens",
+        "train_step": "training step",
+        "forward": "forward",
+    }[workload.kind]
+    if workload.kind != "generate" and workload.sequence_length:
+        sizes += f", {workload.sequence_length} tokens"
+    if workload.image_size:
+        sizes += f", {workload.image_size} px"
+    threads = f", {workload.threads} threads" if workload.threads else ""
+    return f"{sizes}, batch {workload.batch}{threads}"
+
+
+def next_step(words: str, label: str, page: str) -> None:
+    """The way on, at the end of a page."""
+    with st.container(horizontal=True, vertical_alignment="center", border=True):
+        st.markdown(words, width="stretch")
+        _button(label, page, primary=True)
+
+
+def _button(label: str, page: str, *, primary: bool = False) -> None:
+    if st.button(label, type="primary" if primary else "secondary", key=f"go_{page}_{label}"):
+        navigation.go(page)
