@@ -130,3 +130,21 @@ def broken(arguments: dict[str, Any], report: Report) -> Built:
     value = float(arguments["value"])
     built.program.module.register_forward_hook(lambda m, i, out: torch.full_like(out, value))
     return built
+
+
+def by_recipe(arguments: dict[str, Any], report: Report) -> Built:
+    """What the recipe's steps say: `slow:ms=5`, `same`, or a BUILDER that fails with its arguments."""
+    steps = {step["technique"]: step["params"] for step in arguments["recipe"]["steps"]}
+    for name in ("refused", "crashing", "broken"):
+        if name in steps:
+            return globals()[name](steps[name], report)
+    kind = arguments["study"]["workload"]["kind"]
+    if kind == "generate":
+        return generator({"wrong_cache": "wrong_cache" in steps}, report)
+    sleep_ms = 2.0 + sum(params.get("ms", 0.0) for params in steps.values())
+    return classifier({"sleep_ms": sleep_ms}, report)
+
+
+def always_nan(arguments: dict[str, Any], report: Report) -> Built:
+    """NaN, whatever the recipe."""
+    return broken({"value": "nan"}, report)

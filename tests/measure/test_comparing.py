@@ -1,0 +1,144 @@
+"""Whole comparisons of tiny variants."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from engine.errors import NumericalFailure
+from engine.measure import comparing, measuring
+from engine.measure.measuring import rounds_within
+from engine.records import (
+    Comparison,
+    Machine,
+    ModelReference,
+    ModelSummary,
+    Prediction,
+    QualitySpec,
+    Range,
+    Recipe,
+    Settings,
+    Step,
+    Study,
+    Workload,
+    from_json,
+    to_json,
+)
+
+QUICK = Settings(rounds=8, budget_seconds=4.0, waterfall=False)
+
+
+def study(kind: str = "forward", **workload: Any) -> Study:
+    summary = ModelSummary("tiny", "code", "Work", "classification", 1, 4, "float32", "0")
+    machine = Machine("m", "m", "Linux", "cpu", 2, 1)
+    return Study(
+        "s", ModelReference("tiny"), summary, Workload(kind, threads=1, **workload),
+        QualitySpec(), machine, 0.0,
+    )  # fmt: skip
+
+
+def compare(
+    tmp_path: Path, *recipes: Recipe, of: Study | None = None, settings: Settings = QUICK, **how: Any
+) -> Comparison:
+    return comparing.compare(
+        of or study(batch=4), recipes, request={}, cache=tmp_path / "cache", settings=settings,
+        builder="tests.measure.tiny:by_recipe", **how,
+    )  # fmt: skip
+
+
+def steps(*names: str, **params: Any) -> Recipe:
+    return Recipe(tuple(Step(each, params) for each in names))
+
+
+def test_variants_stand_beside_the_baseline_and_failures_do_not_stop_them(tmp_path: Path) -> None:
+    predicted = Prediction(Range(0.1, 0.5))
+    seen: list[float] = []
+    found = compare(
+        tmp_path, steps("slow", ms=6.0), steps("refused"), steps("broken", value="nan"),
+        steps("crashing", signal="SIGKILL"), predictions={"slow:ms=6.0": predicted},
+        progress=lambda fraction, words: seen.append(fraction),
+    )  # fmt: skip
+    base, slow, refused, broken, killed = found.variants
+    assert (base.name, base.verdict, base.recipe) == ("baseline", "BASELINE", "baseline")
+    # 8 ms of sleep against 2 ms, and little else in both.
+    assert slow.verdict == "SLOWER"
+    assert slow.speedup is not None
+    assert slow.speedup.high < 0.6
+    assert slow.prediction == predicted
+    assert slow.quality is not None
+    assert slow.quality.metric == "accuracy"
+    assert slow.quality.samples == 48
+    assert slow.fidelity is not None
+    assert slow.fidelity.relative_error == 0.0
+    assert slow.latency_ms is not None
+    assert len(slow.latency_ms.samples) >= 8
+    assert slow.throughput_per_s == pytest.approx(4e3 / slow.latency_ms.median)
+    assert slow.load_seconds == 0.25
+    assert slow.peak_process_bytes is not None
+    assert slow.peak_process_bytes > 50e6  # torch itself is larger
+    kinds = [each.error.kind if each.error else "" for each in (refused, broken, killed)]
+    assert kinds == ["StepRefused", "NumericalFailure", "OutOfMemory"]
+    assert {each.verdict for each in (refused, broken, killed)} == {"FAILED"}
+    assert found.noise_floor is not None
+    assert found.noise_floor.low <= found.noise_floor.median <= found.noise_floor.high
+    assert seen == sorted(seen)
+    assert from_json(to_json(found), Comparison) == found
+    assert not psutil.Process(os.getpid()).children()
+
+
+def test_the_waterfall_tells_what_each_step_bought(tmp_path: Path) -> None:
+    recipe = Recipe((Step("slow", {"ms": 6.0}), Step("same")))
+    found = compare(tmp_path, recipe, settings=Settings(8, 4.0, None, True))
+    base, slow, same = found.waterfall
+    assert (base.label, slow.label, same.label) == ("baseline", "slow:ms=6.0", "same")
+    assert slow.verdict == "SLOWER"
+    # Against the step before it, not against the baseline.
+    assert same.speedup is not None
+    assert 0.7 < same.speedup.median < 1.4
+    assert [each.name for each in found.variants] == ["baseline", "slow+same"]
+
+
+def test_a_generation_is_timed_in_its_phases_and_its_cache_is_tried(tmp_path: Path) -> None:
+    found = compare(
+        tmp_path, steps("wrong_cache"), of=study("generate", prompt_tokens=4, new_tokens=6)
+    )
+    base, wrong = found.variants
+    assert base.throughput_unit == "tokens/s"
+    assert base.ttft_ms is not None
+    assert base.time_per_token_ms is not None
+    assert wrong.fidelity is not None
+    assert wrong.fidelity.prompts == 5
+    assert wrong.fidelity.relative_error > 0.1
+    assert any("decoder" in each for each in found.warnings)
+
+
+def test_a_broken_baseline_ends_the_comparison(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(NumericalFailure, match="baseline"):
+        comparing.compare(
+            study(), [steps("same")], request={}, cache=tmp_path, settings=QUICK,
+            builder="tests.measure.tiny:always_nan",
+        )  # fmt: skip
+    assert not psutil.Process(os.getpid()).children()
+
+
+def test_variants_too_large_together_are_reloaded_in_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measuring.Plan, "available", staticmethod(lambda: 0))
+    found = compare(tmp_path, steps("slow", ms=6.0))
+    assert "A-B-B-A" in found.method
+    assert any("reloaded" in each for each in found.warnings)
+    assert found.rounds == 8
+    assert found.variants[1].verdict == "SLOWER"
+    assert found.variants[1].quality is not None
+    assert found.noise_floor is not None
+
+
+def test_rounds_shrink_with_the_budget_but_never_below_eight() -> None:
+    assert rounds_within(120, 1.0, 30) == 30
+    assert rounds_within(120, 10.0, 30) == 12
+    assert rounds_within(120, 60.0, 30) == 8
