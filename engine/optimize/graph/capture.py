@@ -61,6 +61,7 @@ class _LogitsOnly(nn.Module):
     def __init__(self, source: nn.Module) -> None:
         super().__init__()
         self.source = source
+        self.training = source.training
         config = getattr(source, "config", None)
         self._options = {"use_cache": False} if hasattr(config, "use_cache") else {}
 
@@ -101,6 +102,7 @@ class _Flat(nn.Module):
     def __init__(self, source: nn.Module, inputs: Inputs) -> None:
         super().__init__()
         self.source = source
+        self.training = source.training
         self._named = inputs if isinstance(inputs, dict) else None
         self._placed = inputs if not isinstance(inputs, dict) else ()
 
@@ -178,14 +180,52 @@ def export(
     return exported
 
 
-_LOWERED = {aten.einsum.default: aten.einsum.default.decompose}
+def _product_of_einsum(equation: str, operands: list[Tensor], path: Any = None) -> Tensor:
+    """An einsum of two tensors as permutations around one matmul."""
+    sides, _, result = equation.replace(" ", "").partition("->")
+    first, second = sides.split(",")
+    shared = [each for each in first if each in second]
+    batch = [each for each in shared if each in result]
+    summed = [each for each in shared if each not in result]
+    rows = [each for each in first if each not in second]
+    columns = [each for each in second if each not in first]
+    left = operands[0].permute([first.index(each) for each in (*batch, *rows, *summed)])
+    right = operands[1].permute([second.index(each) for each in (*batch, *summed, *columns)])
+    ends = len(batch)
+    found = _one(_one(left, ends, len(rows)), ends + 1, len(summed)) @ _one(
+        _one(right, ends, len(summed)), ends + 1, len(columns)
+    )
+    if len(rows) != 1 or len(columns) != 1:
+        sizes = [operands[0].shape[first.index(each)] for each in rows]
+        sizes += [operands[1].shape[second.index(each)] for each in columns]
+        found = found.reshape([*found.shape[:ends], *sizes])
+    placed = [*batch, *rows, *columns]
+    return found.permute([placed.index(each) for each in result])
+
+
+def _one(value: Tensor, start: int, count: int) -> Tensor:
+    """The value with `count` dimensions from `start` on as one."""
+    if count == 0:
+        return value.unsqueeze(start)
+    return value if count == 1 else value.flatten(start, start + count - 1)
+
+
+_LOWERED = {aten.einsum.default: _product_of_einsum}
+
+
+def _is_simple_einsum(node: fx.Node) -> bool:
+    text = str(node.args[0])
+    plain = "->" in text and "." not in text and len(node.args[1]) == 2  # type: ignore[arg-type]
+    return plain and all(len(set(each)) == len(each) for each in text.replace("->", ",").split(","))
 
 
 def _needs_lowering(node: fx.Node) -> bool:
     target = node.target
     if node.op != "call_function" or not isinstance(target, torch._ops.OpOverload):
         return node.op == "call_function" and isinstance(target, torch._ops.HigherOrderOperator)
-    return target in _LOWERED or (target._schema.is_mutable and target not in _SAME)
+    if target in _LOWERED:
+        return _is_simple_einsum(node)
+    return target._schema.is_mutable and target not in _SAME
 
 
 def rebuild(

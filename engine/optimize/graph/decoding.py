@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -138,6 +138,7 @@ def derive_decoder_graphs(
     limit = longest(captured, max_length)
     incremental = Incremental(captured, limit)
     step = incremental.build()
+    incremental.tabulate()
     graphs = {
         "forward": captured.graph,
         "prefill": _prefill_graph(captured, incremental.cached),
@@ -145,6 +146,7 @@ def derive_decoder_graphs(
     }
     for graph in graphs.values():
         quickened(graph)
+    drop_unread(captured.root, graphs.values())
     made = DecoderGraphs(captured.root, graphs, incremental.cache_dims, limit)
     try:
         made.proved_error = prove(made, module, ids, seed=seed)
@@ -165,6 +167,16 @@ def cache_plan(module: nn.Module, ids: Tensor) -> dict[str, int]:
     incremental.build()
     held = [incremental.bytes_for_one_token(node) for node in incremental.cached]
     return {"cache_tensors": len(held), "cache_bytes_per_token": sum(held)}
+
+
+def drop_unread(root: nn.Module, graphs: Iterable[fx.Graph]) -> None:
+    """Removes the buffers that no graph reads: masks that a table stands for."""
+    read = {str(node.target) for graph in graphs for node in graph.nodes if node.op == "get_attr"}
+    for name, _ in list(root.named_buffers()):
+        path, _, leaf = name.rpartition(".")
+        owner = root.get_submodule(path)
+        if type(owner) is nn.Module and name not in read:
+            del owner._buffers[leaf]
 
 
 def _prefill_graph(captured: Captured, cached: Sequence[fx.Node]) -> fx.Graph:

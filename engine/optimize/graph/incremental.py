@@ -151,6 +151,35 @@ class Incremental:
         roles = moved_roles(node, self.roles[source], self.captured.tokens)  # type: ignore[index]
         self.replace(node, self._moved(node, self._new[source], roles), roles)  # type: ignore[index]
 
+    def tabulate(self) -> None:
+        """Reads tables in the captured graph too, in place of computing them: one copy for all uses.
+
+        What is read from a table follows the model to another dtype; what is computed in the graph keeps
+        the dtype of the export.
+        """
+        graph = self.captured.graph
+        with graph.inserting_after(self.captured.ids):
+            tokens = graph.call_method("size", (self.captured.ids, 1))
+        memo: dict[Any, fx.Node] = {}
+        for node in list(graph.nodes):
+            if node not in self.roles:
+                continue
+            for value in node.all_input_nodes:
+                dims = () if value in self.roles else token_dims(value, self.captured.tokens)
+                table = self.positions.table(value, dims) if dims else None
+                if table is None:
+                    continue
+                key = (self._held_under(value) or self._grafted(table), dims)
+                if key not in memo:
+                    with graph.inserting_after(tokens):
+                        made = graph.get_attr(key[0])
+                    with graph.inserting_before(node):
+                        for dim in dims:
+                            made = graph.call_method("narrow", (made, dim, 0, tokens))
+                    memo[key] = made
+                node.replace_input_with(value, memo[key])
+        graph.eliminate_dead_code(is_boundary)
+
     def plain(self, value: Any) -> Any:
         """An argument that is no data tensor: constants and sizes."""
         if not isinstance(value, fx.Node):

@@ -51,7 +51,10 @@ def _pointwise(builder: Incremental, node: fx.Node) -> None:
             roles = _joined(builder, node)
             for at in place[:1]:
                 held = node.args[at]
-                if isinstance(held, fx.Node) and builder.drops_mask(held, roles[-held.meta["val"].dim():], neutral):
+                if not isinstance(held, fx.Node) or not isinstance(held.meta["val"], Tensor):
+                    continue
+                wanted = roles[len(roles) - held.meta["val"].dim() :]
+                if builder.drops_mask(held, wanted, neutral):
                     builder.replace(node, builder.operand(target, roles), roles)
                     return
     roles = _joined(builder, node)
