@@ -1,0 +1,153 @@
+"""The int8 layer itself; its source travels with an exported model, so it needs torch alone."""
+
+import warnings
+
+import torch
+from torch import nn
+
+
+class Int8Linear(nn.Module):
+    """A Linear layer with int8 weights and dynamic int8 activations.
+
+    One weight scale for each output channel, one activation scale for each row (token). On x86 the
+    weights are packed for FBGEMM; elsewhere, and where a compiler or exporter has to trace it, they are
+    plain int8 tensors for `torch._int_mm`. The state dict is the same in both forms: `weight` int8
+    [out, in], `scale` float32 [out], `bias` float32 [out].
+    """
+
+    def __init__(self, in_features: int, out_features: int, has_bias: bool = False) -> None:
+        super().__init__()
+        self.in_features = in_features
+        self.out_features = out_features
+        # Without VNNI the kernel adds pairs in 16 bits: activations then use 7 bits, or sums saturate.
+        self.reduces_range = not torch.cpu._is_vnni_supported()
+        self.packs = "fbgemm" in torch.backends.quantized.supported_engines
+        self.packed = None
+        self.packed_bytes: dict[str, int] = {}
+        self.register_buffer("bias", torch.zeros(out_features) if has_bias else None)
+        self.set_weights(
+            torch.zeros(out_features, in_features, dtype=torch.int8), torch.ones(out_features)
+        )
+
+    def set_weights(self, weight: torch.Tensor, scale: torch.Tensor) -> None:
+        """Takes over int8 weights [out, in] and their scales [out]."""
+        for name in ("weight", "scale"):
+            self._buffers.pop(name, None)
+        self.packed, self.packed_bytes = None, {}
+        if not self.packs or weight.device.type != "cpu":
+            self.register_buffer("weight", weight)
+            self.register_buffer("scale", scale)
+            return
+        zeros = torch.zeros(self.out_features, dtype=torch.int64)
+        engine = torch.backends.quantized.engine
+        torch.backends.quantized.engine = "fbgemm"  # a packed weight keeps the engine that made it
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the quantized dtype is on its way out, the kernel stays
+                levels = torch._make_per_channel_quantized_tensor(weight, scale.double(), zeros, 0)
+                self.packed = torch.ops.quantized.linear_prepack(levels, None)
+        finally:
+            torch.backends.quantized.engine = engine
+        # Scales, and column sums for the activations' zero point, stand beside the weights.
+        self.packed_bytes = {"int8": weight.numel(), "float32": 8 * self.out_features}
+
+    def plain_weights(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Int8 weights [out, in] and their scales [out]."""
+        if self.packed is None:
+            return self._buffers["weight"], self._buffers["scale"]
+        levels, _ = torch.ops.quantized.linear_unpack(self.packed)
+        return levels.int_repr(), levels.q_per_channel_scales().float()
+
+    def make_traceable_(self) -> None:
+        """Goes over to plain int8 tensors, for compilers and exporters."""
+        weight, scale = self.plain_weights()
+        self.packs = False
+        self.set_weights(weight, scale)
+
+    def to_float(self) -> nn.Linear:
+        """A float Linear with the same rounded weights."""
+        weight, scale = self.plain_weights()
+        made = nn.Linear(
+            self.in_features, self.out_features, bias=self.bias is not None, device=weight.device
+        )
+        with torch.no_grad():
+            made.weight.copy_(weight * scale[:, None])
+            if self.bias is not None:
+                made.bias.copy_(self.bias)
+        return made.requires_grad_(False).eval()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Outputs [..., out] in the dtype of x [..., in]."""
+        if self.packed is None:
+            return self.traced(x)
+        if x.dtype != torch.float32:
+            return self.forward(x.float()).to(x.dtype)
+        linear = torch.ops.quantized.linear_dynamic
+        if x.numel() == self.in_features:
+            y = linear(x, self.packed, self.reduces_range)
+            return y if self.bias is None else y + self.bias
+        # The kernel takes one scale a call: rows brought to the same largest value have one each.
+        top = torch.linalg.vector_norm(x, float("inf"), -1, keepdim=True).clamp_min(1e-20)
+        y = linear(x / top, self.packed, self.reduces_range)
+        return y * top if self.bias is None else torch.addcmul(self.bias, y, top)
+
+    def traced(self, x: torch.Tensor) -> torch.Tensor:
+        """The same arithmetic in operators that torch.compile and torch.export know."""
+        rows = x.reshape(-1, self.in_features).float()
+        top = rows.abs().amax(dim=1, keepdim=True).clamp_min(1e-20)
+        levels = torch.round(rows * (127 / top)).to(torch.int8)
+        if x.device.type == "cuda":  # its kernel wants more than 16 rows
+            levels = nn.functional.pad(levels, (0, 0, 0, 17))
+        product = torch._int_mm(levels, self.weight.t())[: rows.shape[0]]
+        y = product.float() * self.scale * (top / 127)
+        if self.bias is not None:
+            y = y + self.bias
+        return y.reshape(*x.shape[:-1], self.out_features).to(x.dtype)
+
+    def extra_repr(self) -> str:
+        """Sizes, for printing."""
+        return f"in_features={self.in_features}, out_features={self.out_features}, int8"
+
+    def __getattr__(self, name: str):  # type: ignore[no-untyped-def]
+        """`weight` and `scale` are found in the packed form too: some modules ask for the dtype."""
+        if name in ("weight", "scale") and self.__dict__.get("packed") is not None:
+            return self.plain_weights()[name == "scale"]
+        return super().__getattr__(name)
+
+    def _save_to_state_dict(self, destination, prefix, keep_vars) -> None:  # type: ignore[no-untyped-def]
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        weight, scale = self.plain_weights()
+        destination[prefix + "weight"], destination[prefix + "scale"] = weight, scale
+
+    def _load_from_state_dict(self, state_dict, prefix, *others) -> None:  # type: ignore[no-untyped-def]
+        held = {name: state_dict.get(prefix + name) for name in ("weight", "scale")}
+        weight, scale = held["weight"], held["scale"]
+        if weight is not None and scale is not None:
+            self.set_weights(weight.clone(), scale.clone())
+        plain = dict(state_dict)
+        for name in ("weight", "scale"):
+            if name not in self._buffers:
+                plain.pop(prefix + name, None)
+        super()._load_from_state_dict(plain, prefix, *others)
+
+    def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
+        weight, scale = self.plain_weights()
+        packs, self.packs = self.packs, False
+        self.set_weights(weight, scale)
+        super()._apply(fn, recurse)
+        self.packs = packs
+        # Scales stay float32 whatever the model around is converted to.
+        self.set_weights(self.weight, scale.to(self.weight.device))
+        return self
+
+    def __getstate__(self) -> dict[str, object]:
+        state = dict(self.__dict__)
+        state["packed"] = None
+        state["plain"] = self.plain_weights() if self.packed is not None else None
+        return state
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        plain = state.pop("plain")
+        super().__setstate__(state)
+        if plain is not None:
+            self.set_weights(*plain)

@@ -1,0 +1,76 @@
+"""A Linear layer with int8 weights and int8 activations, run by an int8 kernel."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from engine.optimize.quantize.int8_layer import Int8Linear
+
+__all__ = ["Int8Linear", "is_linear", "quantized", "to_float_", "uses_conv1d_layout"]
+
+
+def uses_conv1d_layout(module: nn.Module) -> bool:
+    """Whether it is transformers' Conv1D: a Linear that keeps its weight as [in, out]."""
+    return type(module).__name__ == "Conv1D" and hasattr(module, "nf") and hasattr(module, "weight")
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Whether it is a plain Linear layer in floating point.
+
+    Subclasses are left out: the modules that own them may read their weight instead of calling them
+    (nn.MultiheadAttention does).
+    """
+    if type(module) is not nn.Linear and not uses_conv1d_layout(module):
+        return False
+    return bool(module.weight.is_floating_point())  # type: ignore[union-attr, operator]
+
+
+def dense_weight(module: nn.Module) -> Tensor:
+    """The weight of a plain Linear or Conv1D as [out, in], in float32."""
+    weight: Tensor = module.weight.detach()  # type: ignore[union-attr, assignment, operator]
+    return (weight.t() if uses_conv1d_layout(module) else weight).float()
+
+
+def quantized(module: nn.Module) -> Int8Linear:
+    """The int8 layer that replaces a Linear or Conv1D.
+
+    Weights get one symmetric scale for each output channel, so that |q| <= 127; -128 is left out, which
+    keeps the range symmetric.
+    """
+    weight = dense_weight(module)
+    scale = weight.abs().amax(dim=1).clamp_min(torch.finfo(torch.float32).tiny) / 127
+    levels = torch.round(weight / scale[:, None]).clamp_(-127, 127).to(torch.int8)
+    bias = module.bias
+    made = Int8Linear(weight.shape[1], weight.shape[0], bias is not None).to(weight.device)
+    made.set_weights(levels, scale)
+    if bias is not None:
+        made.bias.copy_(bias.detach())  # type: ignore[union-attr, operator, arg-type]
+    return made.eval()
+
+
+def to_float_(module: nn.Module) -> nn.Module:
+    """Replaces every Int8Linear below `module` by a float Linear that holds the same rounded weights."""
+    made: dict[int, nn.Module] = {}
+    for parent in list(module.modules()):
+        for name, child in list(parent._modules.items()):
+            if isinstance(child, Int8Linear):
+                parent._modules[name] = made.setdefault(id(child), child.to_float())
+    return module.to_float() if isinstance(module, Int8Linear) else module
+
+
+def layer_source() -> str:
+    """The source of Int8Linear, which needs torch alone."""
+    return inspect.getsource(Int8Linear)
+
+
+def layer_error(module: nn.Module, inputs: Tensor) -> float:
+    """Relative error of the int8 layer's outputs against the float layer's on these inputs."""
+    with torch.inference_mode():
+        expected: Any = module(inputs)
+        given = quantized(module)(inputs)
+        norm = expected.float().norm()
+        return float((given.float() - expected.float()).norm() / norm) if norm > 0 else 0.0
