@@ -117,6 +117,9 @@ def named_tensors(
         raise ExportFailed("Every positional input must be a tensor to be exported.")
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     known = [name for name, each in parameters.items() if each.kind in kinds]
+    if program.decoder is not None:
+        # One name for one thing: a decoder's prompt is input_ids, whatever its author calls it.
+        known = ["input_ids", *known[1:]]
     known += [f"input_{index}" for index in range(len(known), len(placed))]
     return dict(zip(known, placed, strict=False)), quiet, True
 

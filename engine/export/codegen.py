@@ -142,9 +142,7 @@ def _tensor_at(owner: nn.Module, target: str) -> Tensor:
     path, _, name = target.rpartition(".")
     found = getattr(owner.get_submodule(path), name)
     if not isinstance(found, Tensor):
-        raise ExportFailed(
-            f"The graph holds {target}, which is no tensor to write down."
-        )
+        raise ExportFailed(f"The graph holds {target}, which is no tensor to write down.")
     return found.detach()
 
 
