@@ -205,7 +205,7 @@ def export(
     *,
     format: str,
     out: str | Path,
-    **how: Any,  # noqa: A002
+    **how: Any,
 ) -> Artifact:
     """Builds a recipe, writes it in one of `FORMATS` into the folder `out`, and proves it there.
 

@@ -38,7 +38,7 @@ class Param:
 
 def param(
     default: Any,
-    help: str,  # noqa: A002 - the word that argparse and streamlit use
+    help: str,
     *,
     low: float | None = None,
     high: float | None = None,

@@ -13,7 +13,7 @@ from engine.errors import InputError, WorkbenchError
 from engine.models.opened import OpenedModel
 from engine.models.opening import open_model
 from engine.optimize.recipe import read_recipe, recipe_text
-from engine.optimize.technique import techniques
+from engine.optimize.technique import technique, techniques
 from engine.profile.machine import this_machine
 from engine.records import (
     Artifact,
@@ -37,9 +37,11 @@ class Job(Protocol):
 
     store: Store
 
-    def progress(self, fraction: float, words: str) -> None: ...
+    def progress(self, fraction: float, words: str) -> None:
+        """How much is done, 0 to 1, and what is being done."""
 
-    def log(self, text: str) -> None: ...
+    def log(self, text: str) -> None:
+        """Keeps a line of the job's log."""
 
 
 def open_study(arguments: dict[str, Any], job: Job) -> Study:
@@ -102,13 +104,16 @@ def export(arguments: dict[str, Any], job: Job) -> Artifact:
     job.progress(0.02, "Opening the model")
     opened, study = _opened(arguments, job)
     recipe = read_recipe(arguments["recipe"])
+    # A format is written from eager operators and is, or is run by, a runtime of its own.
+    eager = Recipe(tuple(s for s in recipe.steps if technique(s.technique).stage != "runtime"))
     variant = build_variant(
         opened,
-        recipe,
+        eager,
         machine=study.machine,
         cache=job.store.cache_folder,
         progress=_part(job, 0.05, 0.4),
     )
+    variant = replace(variant, recipe=recipe)
     artifact = export_variant(
         opened,
         variant,

@@ -156,11 +156,6 @@ def _record(
 ) -> dict[str, Any]:
     prefix = name.replace(" ", "_")
     named, constants, positional = named_tensors(program, inputs)
-    if program.decoder is not None and workload.kind == "generate":
-        # Two names for one thing would be one too many: a decoder's prompt is always input_ids.
-        named = {
-            ("input_ids" if index == 0 else key): named[key] for index, key in enumerate(named)
-        }
     case: dict[str, Any] = {"name": name, "inputs": {}}
     for key, value in named.items():
         case["inputs"][key] = f"{prefix}.input.{key}"

@@ -29,7 +29,7 @@ def export_variant(
     variant: Variant,
     *,
     study: Study,
-    format: str,  # noqa: A002
+    format: str,
     out: Path,
     cache: Path | None,
     progress: Callable[[float, str], None],

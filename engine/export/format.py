@@ -18,6 +18,7 @@ from engine.errors import InputError
 from engine.export.cases import FlatCalls, flat_calls
 from engine.models.opened import OpenedModel
 from engine.optimize.build import Variant
+from engine.optimize.technique import technique
 
 
 @dataclass
@@ -80,6 +81,14 @@ def tolerance_of(variant: Variant) -> float:
     """The tolerance for the widest rounding among the variant's steps; 0.001 in float32."""
     found = [_TOLERANCES.get(step.technique, 1e-3) for step in variant.recipe.steps]
     return max(found, default=1e-3)
+
+
+def runtime_reasons(variant: Variant, own: str) -> tuple[str, ...]:
+    """Why the recipe's runtime keeps it from being written; `own` is the one it may name."""
+    for step in variant.recipe.steps:
+        if technique(step.technique).stage == "runtime" and step.technique != own:
+            return (f"the recipe is run by {step.technique}, not by this format: drop that step.",)
+    return ()
 
 
 def format_named(name: str) -> Format:

@@ -60,7 +60,7 @@ def step_examples(calls: FlatCalls, examples: tuple[Tensor, ...]) -> tuple[Tenso
 
 
 def _exported(module: nn.Module, examples: tuple[Tensor, ...]) -> ExportedProgram:
-    shapes = [{index: Dim.AUTO for index in range(each.ndim)} for each in examples]
+    shapes = [dict.fromkeys(range(each.ndim), Dim.AUTO) for each in examples]
     attempts: tuple[Any, ...] = (_like_signature(module, shapes), None)
     reason = ""
     for dynamic in attempts:

@@ -160,6 +160,10 @@ def _safetensors_calls(folder: Path, manifest: dict[str, Any], device: str) -> d
     roles = {"forward": model.forward_flat}
     if manifest["mode"] == "flat_cache":
         roles["step"] = model.step_flat
+    if manifest.get("compile"):
+        import torch
+
+        roles = {role: torch.compile(each, dynamic=True) for role, each in roles.items()}
     return {role: _listed(function) for role, function in roles.items()}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from engine.export.format import ExportJob, Format
+from engine.export.format import ExportJob, Format, runtime_reasons
 from engine.export.formats.torch_export import ROLES, graph_notes, packed_weights
 from engine.export.graphs import exported_programs
 from engine.models.opened import OpenedModel
@@ -21,7 +21,8 @@ class AotInductor(Format):
 
     def check(self, opened: OpenedModel, variant: Variant) -> tuple[str, ...]:
         """Refuses packed weights, and a machine without a compiler."""
-        return (*packed_weights(variant, "An AOTInductor package"), *compiler_reasons())
+        packed = packed_weights(variant, "An AOTInductor package")
+        return (*packed, *runtime_reasons(variant, "aot_inductor"), *compiler_reasons())
 
     def write(self, job: ExportJob) -> None:
         """Compiles model.pt2 and, for a decoder with a cache, step.pt2."""

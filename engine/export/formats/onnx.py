@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from engine.export.format import ExportJob, Format
+from engine.export.format import ExportJob, Format, runtime_reasons
 from engine.export.formats.torch_export import graph_notes
 from engine.export.graphs import exported_programs
 from engine.models.opened import OpenedModel
@@ -35,7 +35,7 @@ class Onnx(Format):
         dtypes = {each.dtype for each in variant.program.module.parameters()}
         if torch.bfloat16 in dtypes:
             return ("ONNX Runtime's CPU provider has no bfloat16 matrix kernels: drop that step.",)
-        return ()
+        return runtime_reasons(variant, "onnx")
 
     def tolerance(self, variant: Variant) -> float:
         """Int8 is done by ONNX Runtime's own quantizer, at other points than the variant's."""

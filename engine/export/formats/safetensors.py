@@ -7,8 +7,10 @@ from safetensors.torch import save_file
 from torch import fx
 
 from engine.export.codegen import write_model
-from engine.export.format import ExportJob, Format
+from engine.export.format import ExportJob, Format, runtime_reasons
 from engine.export.graphs import plain_graphs
+from engine.models.opened import OpenedModel
+from engine.optimize.build import Variant
 from engine.optimize.recipe import recipe_text
 
 _METHODS = {"forward": "forward_flat", "step": "step_flat"}
@@ -21,6 +23,10 @@ class Safetensors(Format):
     title = "safetensors with source"
     main_file = "model.safetensors"
 
+    def check(self, opened: OpenedModel, variant: Variant) -> tuple[str, ...]:
+        """Refuses a recipe that another format's runtime executes."""
+        return runtime_reasons(variant, "torch_compile")
+
     def write(self, job: ExportJob) -> None:
         """Writes model.safetensors and model.py."""
         graphs: dict[str, fx.GraphModule] = plain_graphs(job.calls)
@@ -30,7 +36,7 @@ class Safetensors(Format):
             written = write_model(named, title=f"{model} after {recipe}.")
         save_file(written.tensors, job.folder / "model.safetensors", metadata={"format": "pt"})
         (job.folder / "model.py").write_text(written.source, encoding="utf-8")
-        job.manifest["files"] = {role: "model.safetensors" for role in graphs}
+        job.manifest["files"] = dict.fromkeys(graphs, "model.safetensors")
         steps = {step.technique: step for step in job.variant.recipe.steps}
         if "torch_compile" in steps:
             job.manifest["compile"] = True

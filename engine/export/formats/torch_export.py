@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from engine.export.format import ExportJob, Format
+from engine.export.format import ExportJob, Format, runtime_reasons
 from engine.export.graphs import exported_programs
 from engine.models.opened import OpenedModel
 from engine.optimize.build import Variant
@@ -21,7 +21,8 @@ class TorchExport(Format):
 
     def check(self, opened: OpenedModel, variant: Variant) -> tuple[str, ...]:
         """Refuses steps whose kernels hold weights outside of tensors."""
-        return packed_weights(variant, "A torch.export program")
+        packed = packed_weights(variant, "A torch.export program")
+        return (*packed, *runtime_reasons(variant, "torch_compile"))
 
     def write(self, job: ExportJob) -> None:
         """Writes model.pt2 and, for a decoder with a cache, step.pt2."""
