@@ -51,7 +51,7 @@ class Limits:
         if seconds in (None, ""):
             return Limits(wanted)
         try:
-            allowed = float(seconds)  # type: ignore[arg-type]
+            allowed = float(seconds)
         except ValueError as error:
             raise InputError(f"A time limit is a number of seconds, got {seconds!r}.") from error
         if not allowed > 0:

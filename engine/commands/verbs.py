@@ -1,0 +1,127 @@
+"""Each verb of the command line: what it calls, and how its answer is written."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from engine import api, client
+from engine.commands import showing
+from engine.commands.arguments import limits, recipes, settings, study_request
+from engine.commands.progress import ProgressBar
+from engine.doctor import examine
+from engine.optimize.recipe import recipe_text
+from engine.records import Artifact, Comparison, to_plain
+from engine.store import Store
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a verb found: as plain JSON values, as text, and whether it is a success."""
+
+    plain: Any
+    text: Callable[[], str]
+    exit_status: int = 0
+
+
+def _models(given: argparse.Namespace, bar: ProgressBar) -> Answer:
+    found = api.models()
+    return Answer({"models": to_plain(found)}, lambda: showing.models_text(found))
+
+
+def _techniques(given: argparse.Namespace, bar: ProgressBar) -> Answer:
+    found = api.techniques()
+    return Answer({"techniques": to_plain(found)}, lambda: showing.techniques_text(found))
+
+
+def _doctor(given: argparse.Namespace, bar: ProgressBar) -> Answer:
+    found = examine(Store())
+    return Answer(to_plain(found), lambda: showing.doctor_text(found))
+
+
+def _history(given: argparse.Namespace, bar: ProgressBar) -> Answer:
+    store = Store()
+    store.sweep()
+    if given.job:
+        job = client.status(store, given.job)
+        log = client.log(store, given.job)
+        return Answer({**to_plain(job), "log": log}, lambda: showing.job_text(job, log))
+    jobs = api.history(store=store)
+    return Answer({"jobs": to_plain(jobs)}, lambda: showing.history_text(jobs))
+
+
+def _profile(given: argparse.Namespace, bar: ProgressBar) -> Answer:
+    asked = study_request(given)
+    found = api.profile(asked, runtime=not given.static, **_how(given, bar))
+    return Answer(to_plain(found), lambda: showing.profile_text(found))
+
+
+def _suggest(given: argparse.Namespace, bar: ProgressBar) -> Answer:
+    profiled = api.profile(study_request(given), **_how(given, bar))
+    found = api.suggest(profiled)
+    plain = {"study": to_plain(profiled.study), "suggestions": to_plain(found)}
+    return Answer(plain, lambda: showing.suggestions_text(profiled.study, found))
+
+
+def _optimize(given: argparse.Namespace, bar: ProgressBar) -> Answer:
+    (recipe,) = recipes(given)
+    asked = study_request(given)
+    return _compared(api.optimize(asked, recipe, settings=settings(given), **_how(given, bar)))
+
+
+def _compare(given: argparse.Namespace, bar: ProgressBar) -> Answer:
+    wanted = recipes(given)
+    asked = study_request(given)
+    return _compared(api.compare(asked, wanted, settings=settings(given), **_how(given, bar)))
+
+
+def _export(given: argparse.Namespace, bar: ProgressBar) -> Answer:
+    (recipe,) = recipes(given)
+    asked = study_request(given)
+    how = _how(given, bar, f"{recipe_text(recipe)} as {given.format}")
+    return _proved(api.export(asked, recipe, format=given.format, out=given.out, **how))
+
+
+def _verify(given: argparse.Namespace, bar: ProgressBar) -> Answer:
+    how = {
+        "store": Store(limits=limits(given)),
+        "on_status": bar,
+        "title": f"Verify {given.folder}",
+    }
+    return _proved(api.verify(given.folder, trust=given.trust, **how))
+
+
+VERBS: dict[str, Callable[[argparse.Namespace, ProgressBar], Answer]] = {
+    "models": _models,
+    "techniques": _techniques,
+    "doctor": _doctor,
+    "history": _history,
+    "profile": _profile,
+    "suggest": _suggest,
+    "optimize": _optimize,
+    "compare": _compare,
+    "export": _export,
+    "verify": _verify,
+}
+
+
+def _how(given: argparse.Namespace, bar: ProgressBar, what: str = "") -> dict[str, Any]:
+    title = f"{given.verb.capitalize()} {given.model}"
+    return {
+        "store": Store(limits=limits(given)),
+        "on_status": bar,
+        "title": f"{title}: {what}" if what else title,
+    }
+
+
+def _compared(found: Comparison) -> Answer:
+    # All that was asked for has failed; a variant among others that did is told in its row.
+    failed = all(each.verdict == "FAILED" for each in found.variants[1:])
+    return Answer(to_plain(found), lambda: showing.comparison_text(found), int(failed))
+
+
+def _proved(found: Artifact) -> Answer:
+    failed = found.verdict != "PASSED"
+    return Answer(to_plain(found), lambda: showing.artifact_text(found), int(failed))
