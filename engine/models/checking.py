@@ -61,7 +61,7 @@ def check_weights_fit(
         if name in got and tuple(got[name]) != tuple(wanted[name])
     ]
     parts = [
-        _listed("missing", missing), _listed("unexpected", unexpected), _listed("mis-shaped", shaped)
+        listed_names("missing", missing), listed_names("unexpected", unexpected), listed_names("mis-shaped", shaped)
     ]  # fmt: skip
     told = "; ".join(part for part in parts if part)
     if told:
@@ -71,7 +71,8 @@ def check_weights_fit(
         )
 
 
-def _listed(word: str, names: list[str]) -> str:
+def listed_names(word: str, names: list[str]) -> str:
+    """How many names, the first few of them; empty for none."""
     if not names:
         return ""
     more = ", ..." if len(names) > _SHOWN else ""

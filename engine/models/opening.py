@@ -65,7 +65,9 @@ def open_model(
             module=loaded.module.to(device),
             decoder=loaded.decoder,
             context=ExecutionContext(
-                gradients=loaded.gradients, threads=workload.threads, device=device
+                gradients=workload.kind != "generate" or loaded.generates_with_gradients,
+                threads=workload.threads,
+                device=device,
             ),
             loss=loaded.loss,
         ),

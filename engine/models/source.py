@@ -50,6 +50,7 @@ class Loaded:
         make_inputs: inputs of the sizes, the same for the same seed.
         axes: which of "batch", "sequence_length" and "image_size" `make_inputs` follows.
         defaults: the model's own workload, as fields of Workload.
+        generates_with_gradients: a plain loop leaves them on; transformers' generate turns them off.
         make_quality: the model's own quality data; None where it brings none.
         labels: labels that fit inputs, for `train_step`; None where the loss needs none made.
         image_divisor: what the image size must be a multiple of.
@@ -66,7 +67,7 @@ class Loaded:
     axes: frozenset[str] = frozenset({"batch"})
     defaults: dict[str, Any] = field(default_factory=dict)
     decoder: Decoder | None = None
-    gradients: bool = True
+    generates_with_gradients: bool = True
     loss: Callable[[Any, Any], Tensor] | None = None
     labels: Callable[[Inputs, Any], Tensor | None] | None = None
     make_quality: Callable[[], QualityData | None] = no_quality

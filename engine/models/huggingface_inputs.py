@@ -1,0 +1,287 @@
+"""Inputs for any model that transformers' auto classes know, from its config and its forward signature."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from engine.errors import ModelError
+from engine.models.probing import fails_on, one_line
+from engine.models.source import Sizes
+from engine.program import Inputs
+
+_FRAMES = 16
+_SAMPLES = 16_000  # one second of speech at 16 kHz
+_PROBED_TOKENS = 8
+
+Maker = Callable[[Sizes], dict[str, Any]]
+
+
+class InputMaker:
+    """Makes a model's inputs: the first recipe that the model can be called with.
+
+    Attributes:
+        axes: the sizes that the recipe follows.
+        image_size: the config's own; the default of the workload.
+    """
+
+    def __init__(self, model: nn.Module, task: str) -> None:
+        self.model: Any = model
+        self.config: Any = model.config
+        self.task = task
+        self.takes = set(inspect.signature(model.forward).parameters)
+        self.text: Any = self.config.get_text_config()
+        self.image_size = _image_size(self.config)
+        self.patch = _found(self.config, "patch_size")
+        self.dtype = _dtype(model)
+        self.make, self.axes = self._chosen()
+
+    def __call__(self, sizes: Sizes) -> Inputs:
+        """Inputs of the sizes, the same for the same seed."""
+        return self.make(sizes)
+
+    def _chosen(self) -> tuple[Maker, frozenset[str]]:
+        first: Exception | None = None
+        probe = Sizes(batch=1, sequence_length=_PROBED_TOKENS)
+        for make, axes in self._recipes():
+            error = fails_on(self.model, make(probe))
+            if error is None:
+                return make, frozenset({"batch", *axes})
+            first = first or error
+        told = one_line(first) if first else f"it takes {', '.join(sorted(self.takes))}"
+        raise ModelError(
+            f"No inputs could be made for {type(self.model).__name__}: {told}.",
+            hint="Write a file.py with build() and example_inputs() for it.",
+        )
+
+    def _recipes(self) -> Iterator[tuple[Maker, tuple[str, ...]]]:
+        """Candidates, the most specific for the main input first."""
+        main = getattr(self.model, "main_input_name", "input_ids")
+        if {"pixel_values", "input_ids"} <= self.takes:
+            yield self._image_and_text, ("sequence_length", "image_size")
+            if self.task != "image-text-to-text":
+                yield self._text_only, ("sequence_length",)
+        if main in {"pixel_values", "pixel_values_videos"}:
+            yield lambda sizes: {main: self._image(sizes)}, ("image_size",)
+            yield lambda sizes: {main: self._video(sizes)}, ("image_size",)
+        if main == "input_features":
+            yield self._with_decoder(lambda sizes: {main: self._spectrogram(sizes)}), ()
+            yield (
+                self._with_decoder(lambda sizes: {main: self._frames(sizes)}),
+                ("sequence_length",),
+            )
+        if main == "input_values":
+            yield self._with_decoder(lambda sizes: {main: self._wave(sizes)}), ("sequence_length",)
+            yield lambda sizes: {main: self._frames(sizes)}, ()
+        if main == "past_values":
+            yield self._series, ()
+        if "input_ids" in self.takes:
+            yield self._text_only, ("sequence_length",)
+            yield self._choices, ("sequence_length",)
+            yield self._boxes, ("sequence_length",)
+
+    # ---- text --------------------------------------------------------------------------------
+
+    def _text_only(self, sizes: Sizes) -> dict[str, Any]:
+        ids = self._ids(sizes)
+        made: dict[str, Any] = {"input_ids": ids}
+        if not is_decoder(self.model) and "attention_mask" in self.takes:
+            made["attention_mask"] = torch.ones_like(ids)
+        if "decoder_input_ids" in self.takes and self.config.is_encoder_decoder:
+            if self.task == "text-classification":  # bart reads its answer at the end-of-text token
+                ids[:, -1] = getattr(self.text, "eos_token_id", None) or 0
+            made["decoder_input_ids"] = self._decoder_ids(sizes)
+        return made
+
+    def _choices(self, sizes: Sizes) -> dict[str, Any]:
+        ids = self._ids(sizes).unsqueeze(1).repeat(1, 2, 1)
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+    def _boxes(self, sizes: Sizes) -> dict[str, Any]:
+        ids = self._ids(sizes)
+        return {"input_ids": ids, "bbox": torch.zeros(*ids.shape, 4, dtype=torch.long)}
+
+    def _ids(self, sizes: Sizes) -> Tensor:
+        length = sizes.sequence_length or _PROBED_TOKENS
+        return random_ids(self.text, (sizes.batch, length), sizes.seed)
+
+    def _decoder_ids(self, sizes: Sizes) -> Tensor:
+        length = sizes.sequence_length or _PROBED_TOKENS
+        longest = max_length_of(self.model)
+        ids = random_ids(self.text, (sizes.batch, min(length, longest or length)), sizes.seed + 1)
+        ids[:, 0] = decoder_start(self.model)
+        return ids
+
+    def _with_decoder(self, make: Maker) -> Maker:
+        """The inputs of an encoder, with the start of what its decoder has said."""
+        if not getattr(self.config, "is_encoder_decoder", False):
+            return make
+        return lambda sizes: {
+            **make(sizes),
+            "decoder_input_ids": torch.full((sizes.batch, 1), decoder_start(self.model)),
+        }
+
+    # ---- images, speech and series -------------------------------------------------------------
+
+    def _image_and_text(self, sizes: Sizes) -> dict[str, Any]:
+        made = self._text_only(sizes)
+        made["pixel_values"] = self._image(sizes)
+        token = _found(self.config, "image_token_id", "image_token_index")
+        if token is None:
+            return made
+        features = self._image_features(made["pixel_values"])
+        image = torch.full((sizes.batch, features), token)
+        made["input_ids"] = torch.cat((image, made["input_ids"]), 1)
+        if "attention_mask" in made:
+            made["attention_mask"] = torch.ones_like(made["input_ids"])
+        return made
+
+    def _image_features(self, pixels: Tensor) -> int:
+        """How many places in the text one image takes."""
+        told = _found(self.config, "image_seq_length", "image_seq_len", "num_image_tokens")
+        if told:
+            return int(told)
+        side = pixels.shape[-1] // (self.patch or 16)
+        merged = _found(self.config, "spatial_merge_size", "scale_factor") or 1
+        return (side // int(merged)) ** 2
+
+    def _image(self, sizes: Sizes) -> Tensor:
+        size = sizes.image_size or self.image_size or 224
+        channels = _found(self.config, "num_channels", "in_channels", "in_chans") or 3
+        height = _whole_image(self.config) if sizes.image_size is None else None
+        return self._random((sizes.batch, channels, *(height or (size, size))), sizes.seed)
+
+    def _video(self, sizes: Sizes) -> Tensor:
+        frames = _found(self.config, "num_frames", "frames_per_clip") or _FRAMES
+        size = sizes.image_size or self.image_size or 224
+        channels = _found(self.config, "num_channels") or 3
+        return self._random((sizes.batch, frames, channels, size, size), sizes.seed)
+
+    def _spectrogram(self, sizes: Sizes) -> Tensor:
+        """[batch, mel bins, frames], as Whisper takes it: always the whole window."""
+        bins = _found(self.config, "num_mel_bins", "feature_size") or 80
+        frames = 2 * (_found(self.config, "max_source_positions") or 1500)
+        return self._random((sizes.batch, bins, frames), sizes.seed)
+
+    def _frames(self, sizes: Sizes) -> Tensor:
+        """[batch, frames, features]."""
+        features = _found(
+            self.config, "num_mel_bins", "feature_projection_input_dim", "input_feat_per_channel"
+        )
+        frames = _found(self.config, "max_length") if self.task == "audio-classification" else None
+        length = frames or max(sizes.sequence_length or 0, 64)
+        return self._random((sizes.batch, length, features or 80), sizes.seed)
+
+    def _wave(self, sizes: Sizes) -> Tensor:
+        """[batch, samples] at the model's sampling rate; a probe of tokens becomes one second."""
+        samples = sizes.sequence_length or _SAMPLES
+        return self._random(
+            (sizes.batch, _SAMPLES if samples <= _PROBED_TOKENS else samples), sizes.seed
+        )
+
+    def _series(self, sizes: Sizes) -> dict[str, Any]:
+        length = _found(self.config, "context_length", "horizon_length") or 32
+        channels = _found(self.config, "num_input_channels", "input_size") or 1
+        values = self._random((sizes.batch, length, channels), sizes.seed)
+        return {"past_values": values}
+
+    def _random(self, shape: tuple[int, ...], seed: int) -> Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        return torch.randn(shape, generator=generator).to(self.dtype)
+
+
+def random_ids(config: Any, shape: tuple[int, int], seed: int) -> Tensor:
+    """Token ids that are not special: those that start, end or pad a text are left out."""
+    size = int(getattr(config, "vocab_size", None) or 1000)
+    special: set[int] = set()
+    for name, value in config.to_dict().items():
+        if name.endswith(("_token_id", "_token_index")):
+            values = value if isinstance(value, list) else [value]
+            special |= {each for each in values if isinstance(each, int) and 0 <= each < size}
+    plain = torch.tensor([each for each in range(min(size, 50_000)) if each not in special] or [0])
+    generator = torch.Generator().manual_seed(seed)
+    return plain[torch.randint(len(plain), shape, generator=generator)]
+
+
+def is_decoder(model: nn.Module) -> bool:
+    """Whether it is a decoder alone: what it makes of a token depends on the tokens before it only."""
+    config: Any = model.config
+    if getattr(config, "is_encoder_decoder", False):
+        return False
+    can_generate = getattr(model, "can_generate", None)
+    return callable(can_generate) and bool(can_generate())
+
+
+def decoder_start(model: nn.Module) -> int:
+    """The token that a decoder's text begins with."""
+    config: Any = model.config
+    text = config.get_text_config(decoder=True)
+    for holder in (config, text, getattr(model, "generation_config", None)):
+        for name in ("decoder_start_token_id", "bos_token_id", "pad_token_id"):
+            value = getattr(holder, name, None)
+            if isinstance(value, int):
+                return value
+    return 0
+
+
+def max_length_of(model: nn.Module) -> int | None:
+    """The most positions that the model's text part has; None where nothing limits them."""
+    config: Any = model.config
+    text = config.get_text_config(decoder=True)
+    names = ("max_position_embeddings", "max_target_positions", "n_positions", "max_seq_len")
+    for name in names:
+        value = getattr(text, name, None)
+        if isinstance(value, int) and value > 0:
+            return value - _position_offset(model)
+    return None
+
+
+def _position_offset(model: nn.Module) -> int:
+    """Positions that can never be used: RoBERTa counts from behind its padding id."""
+    for name, part in model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(part, nn.Embedding):
+            return 0 if part.padding_idx is None else part.padding_idx + 1
+    return 0
+
+
+def _dtype(model: nn.Module) -> torch.dtype:
+    for each in model.parameters():
+        if each.is_floating_point():
+            return each.dtype
+    return torch.float32
+
+
+def _parts(config: Any) -> Iterator[Any]:
+    yield config
+    for name in ("vision_config", "text_config", "audio_config", "encoder", "backbone_config"):
+        part = getattr(config, name, None)
+        if part is not None and hasattr(part, "to_dict"):
+            yield part
+
+
+def _found(config: Any, *names: str) -> int | None:
+    """The first of the numbers that the config or one of its parts tells."""
+    for part in _parts(config):
+        for name in names:
+            value = getattr(part, name, None)
+            if isinstance(value, list | tuple) and value:
+                value = value[0]
+            if isinstance(value, int) and not isinstance(value, bool):
+                return value
+    return None
+
+
+def _image_size(config: Any) -> int | None:
+    return _found(config, "image_size")
+
+
+def _whole_image(config: Any) -> tuple[int, int] | None:
+    for part in _parts(config):
+        value = getattr(part, "image_size", None)
+        if isinstance(value, list | tuple) and len(value) == 2:
+            return int(value[0]), int(value[1])
+    return None
