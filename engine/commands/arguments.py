@@ -12,11 +12,11 @@ import yaml
 
 from engine import __version__, api
 from engine.errors import InputError
+from engine.jobs.limits import Limits
 from engine.optimize.recipe import read_recipe, recipe_text
 from engine.optimize.technique import technique
 from engine.params import Param
 from engine.records import Recipe, Settings, StudyRequest
-from engine.store import Limits
 
 _WORKLOAD = {
     "batch": "examples in one run",
