@@ -64,6 +64,19 @@ def profile_button(study: Study, *, label: str = "Profile it") -> None:
         open_and_profile(api.request_of(study), name=study.model.name)
 
 
+def profile_again_button() -> None:
+    """The button that profiles the chosen study again; greyed while that is under way."""
+    study, profiled = session.study(), session.profile()
+    if study is None or profiled is None or profiled.latency_ms is None:
+        return
+    busy = any(each.verb == "profile" for each in active())
+    if st.button(
+        "Profile again", icon=":material/refresh:", key="profile_again", disabled=busy,
+        help="A profile is under way: it stands in the sidebar." if busy else None,
+    ):  # fmt: skip
+        open_and_profile(api.request_of(study), name=study.model.name)
+
+
 def active() -> list[JobStatus]:
     """Jobs that have not ended, of this tab or any other, the oldest first."""
     found = [each for each in client.statuses(session.store()) if each.state not in ENDED]
@@ -110,6 +123,15 @@ def show_ended(verbs: tuple[str, ...]) -> None:
         show_error(status.error or ErrorRecord(status.state, f"{status.title}: {status.state}."))
         with st.expander("Log of this job"):
             st.code(log_text(status.id), language=None)
+
+
+def ended_error(verbs: tuple[str, ...]) -> ErrorRecord | None:
+    """The error with which the last job of this tab ended, if it was one of the verbs."""
+    ended = session.current().ended
+    if ended is None:
+        return None
+    status = client.status(session.store(), ended)
+    return status.error if status.verb in verbs and status.state != "done" else None
 
 
 def show_error(error: ErrorRecord) -> None:

@@ -57,6 +57,12 @@ def header(title: str, words: str) -> DeltaGenerator:
         )
 
 
+def study_header(title: str, words: str) -> DeltaGenerator:
+    """The header of a page about the chosen study: the study's words stand before the page's."""
+    study = session.study()
+    return header(title, f"{study_words(study)} — {words}" if study else words)
+
+
 def figures(row: Sequence[Figure]) -> None:
     """A row of figures, each in its card."""
     for column, each in zip(st.columns(len(row)), row, strict=True):
@@ -102,7 +108,7 @@ def need_study() -> Study:
             "No model is open",
             "Choose a sample, a Hugging Face folder or your own `build()` function."
             " Everything that is measured belongs to a model with its workload.",
-            lambda: _button("Open a model", "open", primary=True),
+            lambda: button("Open a model", "open", primary=True),
         )
         st.stop()
     return found
@@ -155,9 +161,10 @@ def next_step(words: str, label: str, page: str) -> None:
     """The way on, at the end of a page."""
     with st.container(horizontal=True, vertical_alignment="center", border=True):
         st.markdown(words, width="stretch")
-        _button(label, page, primary=True)
+        button(label, page, primary=True)
 
 
-def _button(label: str, page: str, *, primary: bool = False) -> None:
+def button(label: str, page: str, *, primary: bool = False) -> None:
+    """A button that goes to a page."""
     if st.button(label, type="primary" if primary else "secondary", key=f"go_{page}_{label}"):
         navigation.go(page)

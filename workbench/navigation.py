@@ -66,6 +66,4 @@ def link(name: str, label: str, *, icon: str | None = None) -> None:
     """A link to a page that keeps the study and the comparison."""
     from workbench.session import address
 
-    st.page_link(
-        page(name), label=label, icon=icon or _BY_NAME[name].icon, query_params=address()
-    )
+    st.page_link(page(name), label=label, icon=icon or _BY_NAME[name].icon, query_params=address())

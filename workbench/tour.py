@@ -28,7 +28,9 @@ def show(page: str) -> None:
         border=True, horizontal=True, vertical_alignment="center", key="tour", gap="medium"
     ):
         for index, (name, label, _) in enumerate(STEPS):
-            icon = ":material/check_circle:" if _is_done(name) else f":material/counter_{index + 1}:"
+            icon = (
+                ":material/check_circle:" if _is_done(name) else f":material/counter_{index + 1}:"
+            )
             navigation.link(name, f"**{label}**" if index == here else label, icon=icon)
         st.caption(STEPS[here][2] if here is not None else "", width="stretch")
         if st.button("End tour", type="tertiary", icon=":material/close:", key="tour_end"):

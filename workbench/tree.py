@@ -1,0 +1,110 @@
+"""Modules as a tree for icicle and treemap, pruned to what a browser draws at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import plotly.graph_objects as go
+
+from engine.records import ModuleProfile
+from workbench import charts
+
+MOST_NODES = 450
+_SCALES = {
+    False: ["#eef0fb", "#c7cbf7", "#8f93f1", "#5a55e6", "#3a2fb8"],
+    True: ["#20253a", "#343a72", "#4e4fae", "#7578e6", "#a9aefc"],
+}
+
+
+@dataclass(frozen=True)
+class Node:
+    """One module in the tree."""
+
+    name: str
+    parent: str
+    value: float
+    colour: float
+    type: str
+
+
+def module_tree(
+    modules: tuple[ModuleProfile, ...],
+    size: Callable[[ModuleProfile], float],
+    colour: Callable[[ModuleProfile], float],
+) -> tuple[list[Node], int]:
+    """The tree of modules that have a size, and how many were left out.
+
+    The smallest subtrees are left out until at most 450 nodes remain; a parent's size is at least
+    the sum of its children's, so that nothing is drawn larger than its parent.
+    """
+    sizes = {each.name: max(0.0, size(each)) for each in modules}
+    sizes.setdefault("", 0.0)
+    known = {each.name: each for each in modules}
+    parents = {name: _parent(name, sizes) for name in sizes if name}
+    for name in sorted(parents, key=lambda each: -each.count(".")):
+        below = sum(sizes[each] for each, above in parents.items() if above == name)
+        sizes[name] = max(sizes[name], below)
+    sizes[""] = max(sizes[""], sum(sizes[each] for each, above in parents.items() if not above))
+    wanted = sorted((each for each in parents if sizes[each] > 0), key=lambda each: -sizes[each])
+    kept = {""}
+    for name in wanted:
+        chain = _chain(name, parents)
+        if len(kept | chain) <= MOST_NODES:
+            kept |= chain
+    nodes = [
+        Node(
+            name, parents.get(name, ""), sizes[name],
+            colour(known[name]) if name in known else 0.0,
+            known[name].type if name in known else "model",
+        )
+        for name in kept
+    ]  # fmt: skip
+    return nodes, len(wanted) + 1 - len(nodes)
+
+
+def icicle(nodes: list[Node], *, root: str, unit: str, colour_unit: str) -> go.Figure:
+    """Modules as nested bars: wide is large, dark is costly."""
+    chart = charts.figure(height=430)
+    chart.add_trace(
+        go.Icicle(
+            ids=[each.name or root for each in nodes],
+            labels=[each.name.rpartition(".")[2] or root for each in nodes],
+            parents=["" if not each.name else each.parent or root for each in nodes],
+            values=[each.value for each in nodes],
+            branchvalues="total",
+            customdata=[[each.type, each.colour] for each in nodes],
+            marker={
+                "colors": [each.colour for each in nodes],
+                "colorscale": _SCALES[charts.is_dark()],
+                "line": {"width": 1, "color": charts.paper()},
+                "showscale": True,
+                "colorbar": {
+                    "title": {"text": colour_unit, "side": "right"}, "thickness": 8,
+                    "outlinewidth": 0, "tickfont": {"color": charts.muted()},
+                },
+            },
+            hovertemplate=(
+                "<b>%{id}</b> (%{customdata[0]})<br>%{value:,.4g} " + unit
+                + "<br>%{customdata[1]:,.4g} " + colour_unit + "<extra></extra>"
+            ),
+            tiling={"orientation": "h"},
+            maxdepth=7,
+        )
+    )  # fmt: skip
+    chart.update_layout(margin={"l": 0, "r": 0, "t": 4, "b": 4})
+    return chart
+
+
+def _parent(name: str, known: dict[str, float]) -> str:
+    above = name.rpartition(".")[0]
+    while above and above not in known:
+        above = above.rpartition(".")[0]
+    return above
+
+
+def _chain(name: str, parents: dict[str, str]) -> set[str]:
+    chain = {name}
+    while name := parents.get(name, ""):
+        chain.add(name)
+    return chain

@@ -1,0 +1,115 @@
+"""The page Suggestions: what would make the model cheaper, each with its evidence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import streamlit as st
+
+from engine.optimize.recipe import recipe_text
+from engine.records import Evidence, Recipe, Suggestion
+from workbench import navigation, session
+from workbench.quantities import bytes_text, count_text, digits, range_text
+
+RISK_COLOURS = {"none": "green", "low": "blue", "medium": "orange", "high": "red"}
+_MODULES_SHOWN = 4
+
+
+def show(found: Sequence[Suggestion]) -> None:
+    """The cards, those that apply first."""
+    chosen = {step.technique for step in session.recipe().steps}
+    free = [each for each in found if not each.blocked]
+    blocked = [each for each in found if each.blocked]
+    for index, each in enumerate(free):
+        _card(index + 1, each, chosen)
+    if blocked:
+        st.markdown(f"#### Not here ({len(blocked)})")
+        st.caption("What was looked at and cannot run, or would change nothing, on this study.")
+        for each in blocked:
+            _blocked(each)
+
+
+def _card(rank: int, each: Suggestion, chosen: set[str]) -> None:
+    with st.container(border=True, key=f"suggestion_{each.rule}"):
+        left, right = st.columns([3, 1], gap="medium")
+        with left:
+            st.markdown(f"##### {rank}. {each.title}")
+            st.markdown(each.summary)
+            _evidence(each.evidence)
+        with right:
+            _forecast(each)
+            _add_button(each, chosen)
+        with st.expander("Next step and theory", icon=":material/menu_book:"):
+            st.markdown(f"**Next step.** {each.next_step}")
+            st.markdown(f"**Theory.** {each.theory}")
+            st.code(recipe_text(Recipe(each.steps)), language=None)
+            if each.prediction and each.prediction.basis:
+                st.caption(f"The forecast rests on: {each.prediction.basis}.")
+
+
+def _forecast(each: Suggestion) -> None:
+    found = each.prediction
+    st.metric(
+        "Predicted speed-up",
+        range_text(found.speedup) if found else "not known",
+        help="Folded over the measured time of each operator. Its measurement stands beside it"
+        " once you have built it.",
+    )
+    with st.container(horizontal=True, gap="xsmall"):
+        st.badge(f"risk: {each.risk}", color=RISK_COLOURS.get(each.risk, "gray"))  # type: ignore[arg-type]
+        if found and found.peak_memory_bytes:
+            st.badge(f"peak {bytes_text(found.peak_memory_bytes.high)}", color="gray")
+
+
+def _add_button(each: Suggestion, chosen: set[str]) -> None:
+    is_in = all(step.technique in chosen for step in each.steps)
+    if st.button(
+        "In the recipe" if is_in else "Add to recipe",
+        key=f"add_{each.rule}", type="secondary" if is_in else "primary", disabled=is_in,
+        icon=":material/check:" if is_in else ":material/add:", width="stretch",
+        help="It stands in the recipe on the Optimize page." if is_in else None,
+    ):  # fmt: skip
+        reason = session.add_steps(each.steps)
+        if reason:
+            st.error(reason, icon=":material/error:")
+        else:
+            st.rerun()
+
+
+def _evidence(found: Sequence[Evidence]) -> None:
+    for each in found:
+        shown = ", ".join(f"`{name}`" for name in each.modules[:_MODULES_SHOWN])
+        more = len(each.modules) - _MODULES_SHOWN
+        where = f" in {shown}" + (f" and {more} more" if more > 0 else "") if shown else ""
+        st.markdown(f":material/analytics: {each.label}: **{_value(each)}**{where}")
+
+
+def _value(each: Evidence) -> str:
+    if each.unit in ("bytes", "B"):
+        return bytes_text(each.value)
+    if each.unit in ("FLOP", "FLOPs"):
+        return count_text(each.value, "FLOP")
+    if each.unit == "share":
+        return f"{digits(100 * each.value)} %"
+    return f"{digits(each.value)} {each.unit}"
+
+
+def _blocked(each: Suggestion) -> None:
+    with st.container(border=True):
+        st.markdown(f"**{each.title}** :gray-badge[not here]")
+        for reason in each.blocked:
+            st.markdown(f":material/block: {reason}")
+
+
+def recipe_bar(recipe: Recipe) -> None:
+    """What the recipe holds so far, and the way to the Optimize page."""
+    with st.container(border=True, horizontal=True, vertical_alignment="center", key="recipe_bar"):
+        st.markdown("**Recipe**", width="content")
+        if recipe.steps:
+            tags = " ".join(f":violet-badge[{step.technique}]" for step in recipe.steps)
+            st.markdown(tags, width="stretch")
+        else:
+            st.caption("Empty: add a suggestion below, or toggle steps yourself.", width="stretch")
+        label = "Build and measure…" if recipe.steps else "Optimize"
+        if st.button(label, key="to_optimize", icon=":material/tune:", width="content"):
+            navigation.go("optimize")

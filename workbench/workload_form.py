@@ -1,0 +1,58 @@
+"""Controls for the workload and the quality data; empty ones leave the model's default."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import streamlit as st
+
+from engine.records import Machine, QualitySpec, WorkloadKind, WorkloadRequest
+
+_METRICS = ("perplexity", "accuracy", "macro_f1")
+_SIZES: tuple[tuple[str, str, str], ...] = (
+    ("batch", "Batch", "Examples in one run."),
+    ("prompt_tokens", "Prompt tokens", "For generate: tokens given."),
+    ("new_tokens", "New tokens", "For generate: tokens made."),
+    ("sequence_length", "Sequence length (tokens)", "For forward and train_step of text models."),
+    ("image_size", "Image size (px)", "For vision models."),
+    ("threads", "Threads", "Intra-operator threads; recorded with every measurement."),
+)
+
+
+def workload(machine: Machine) -> WorkloadRequest:
+    """The controls of a workload."""
+    left, right = st.columns(2)
+    kinds = list(get_args(WorkloadKind))
+    kind = left.segmented_control(
+        "Kind", kinds, key="workload_kind",
+        help="What is run and timed. None chosen: the model's own.",
+    )  # fmt: skip
+    devices = ["cpu", *(f"cuda:{index}" for index in range(len(machine.gpus)))]
+    device = right.segmented_control(
+        "Device", devices, key="workload_device", disabled=len(devices) == 1,
+        help="This machine has no GPU that torch can use: it is the CPU."
+        if len(devices) == 1 else "Where it runs.",
+    )  # fmt: skip
+    sizes: dict[str, Any] = {}
+    columns = st.columns(len(_SIZES))
+    for column, (name, label, hint) in zip(columns, _SIZES, strict=True):
+        sizes[name] = column.number_input(
+            label, min_value=1, max_value=machine.cores if name == "threads" else None, value=None,
+            step=1, placeholder="default", key=f"workload_{name}", help=hint,
+        )  # fmt: skip
+    return WorkloadRequest(kind=kind, device=device, **sizes)
+
+
+def quality() -> QualitySpec:
+    """The controls of quality data."""
+    left, right = st.columns([3, 1])
+    path = left.text_input(
+        "File", key="quality_path", placeholder="the model's own, else fidelity to the baseline",
+        help="A text file (perplexity), CSV or JSONL with labels (accuracy, macro F1), or .npz."
+        " Calibration and evaluation never share content.",
+    )  # fmt: skip
+    metric = right.selectbox(
+        "Metric", _METRICS, index=None, placeholder="by the file", key="quality_metric",
+        help="Only where the file could mean several.",
+    )  # fmt: skip
+    return QualitySpec((path or "").strip() or None, metric)
