@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
 
 from engine.profile.execution import run_workload
 from engine.profile.formulas import flops_of, low_precision, moves_only
@@ -140,9 +141,15 @@ class _Counter(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        out = func(*args, **kwargs)
         if not isinstance(func, torch._ops.OpOverload):
-            return out
+            return func(*args, **kwargs)
+        # Under inference mode composite operators (linear, matmul) arrive whole: see their parts.
+        if func.overloadpacket not in flop_registry and func is not torch.ops.prim.device.default:
+            with self:
+                parts = func.decompose(*args, **kwargs)
+            if parts is not NotImplemented:
+                return parts
+        out = func(*args, **kwargs)
         self._note(func, args, kwargs, out)
         return out
 
