@@ -43,7 +43,7 @@ def start(spares: Path, owner: ProcessIdentity | None = None) -> None:
     """Starts a spare where none waits; it goes when its owner (default: this process) does."""
     signature = environment_signature()
     for folder in spares.iterdir():
-        known = _spare(folder)
+        known = None if (folder / "claimed").exists() else _spare(folder)
         if known and known.signature == signature and known.supervisor.is_alive():
             return
     owner = owner or ProcessIdentity.own()

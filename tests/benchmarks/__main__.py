@@ -63,7 +63,8 @@ def report(results: dict[str, dict[str, Any]]) -> str:
     """The figures as Markdown, with the machine that they were taken on."""
     machine = this_machine()
     versions = f"torch {machine.versions.get('torch', '?')}"
-    head = f"Measured on {machine.cpu}, {machine.cores} cores, {versions}, {time.strftime('%Y-%m-%d')}."
+    today = time.strftime("%Y-%m-%d")
+    head = f"Measured on {machine.cpu}, {machine.cores} cores, {versions}, {today}."
     return "\n\n".join([head, *(_section(name, each) for name, each in results.items())])
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,15 +17,9 @@ from engine.jobs.folder import JobFolder
 from engine.jobs.limits import Limits
 from engine.records import JobStatus, Recipe, from_json
 from engine.store import Store
+from tests.jobs.waiting import until
 
 Run = Callable[..., JobStatus]
-
-
-def until(condition: Callable[[], object], seconds: float = 30.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
 
 
 def worker_of(store: Store, job: str) -> psutil.Process:
