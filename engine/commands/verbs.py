@@ -119,9 +119,17 @@ def _how(given: argparse.Namespace, bar: ProgressBar, what: str = "") -> dict[st
 def _compared(found: Comparison) -> Answer:
     # All that was asked for has failed; a variant among others that did is told in its row.
     failed = all(each.verdict == "FAILED" for each in found.variants[1:])
-    return Answer(to_plain(found), lambda: showing.comparison_text(found), int(failed))
+    return Answer(_with_baseline_ratio(found), lambda: showing.comparison_text(found), int(failed))
 
 
 def _proved(found: Artifact) -> Answer:
     failed = found.verdict != "PASSED"
     return Answer(to_plain(found), lambda: showing.artifact_text(found), int(failed))
+
+
+def _with_baseline_ratio(found: Comparison) -> Any:
+    plain = to_plain(found)
+    for each in plain["variants"]:
+        if each["verdict"] == "BASELINE" and each["speedup"] is None:
+            each["speedup"] = {"median": 1.0, "low": 1.0, "high": 1.0}  # to itself, by definition
+    return plain
