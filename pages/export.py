@@ -1,8 +1,16 @@
-"""Export: leave with a model that has proved itself."""
+"""The page Export."""
 
-from workbench import layout
-from workbench.views import export
+import streamlit as st
 
+from workbench import jobs, layout, session
+from workbench.views import export as view
+
+layout.study_header("Export", "written, loaded again in a clean process, compared, timed.")
+jobs.show_ended(("export", "verify"))
 study = layout.need_study()
-layout.header("Export", f"{layout.study_words(study)}. Every artifact is loaded again and proved.")
-export.show(study)
+left, right = st.columns([5, 6], gap="medium")
+with left:
+    view.form(study)
+with right:
+    jobs.show_active(("export", "verify"), study.id)
+    view.artifacts(session.artifacts(study.id))

@@ -1,142 +1,118 @@
-"""The History page: every study, comparison, artifact and job, with its log."""
+"""The page History: every study, job, comparison and artifact."""
 
 from __future__ import annotations
 
+import pandas as pd
 import streamlit as st
 
-from engine import api
-from engine.records import ENDED, JobStatus, Study
+from engine import api, client
+from engine.records import ENDED, JobStatus
 from workbench import jobs, layout, navigation, session
-from workbench.quantities import MISSING, ago_text, bytes_text, count_text, seconds_text
+from workbench.quantities import ago_text, bytes_text, count_text, ms_text, seconds_text
 
-_SHOWN = 200
+_SHOWN = 40
 
 
-def show() -> None:
-    """The page; with nothing done yet, the way to the Open page."""
+def job_list() -> None:
+    """Every job with its state; its log and its error behind a click."""
     found = api.history(store=session.store())
-    studies = session.studies()
-    if not found and not studies:
+    if not found:
         layout.empty(
-            ":material/history:",
-            "Nothing has happened yet",
-            "Every model that you open, every job and every result will be listed here, and stays"
-            " after a restart.",
-            _open_button,
-        )
+            ":material/history:", "No job has run yet",
+            "Opening, profiling, measuring and exporting are jobs; each leaves its log here.",
+            lambda: layout.button("Open a model", "open", primary=True),
+        )  # fmt: skip
         return
-    jobs_tab, studies_tab, results_tab = st.tabs(["Jobs", "Studies", "Results"])
-    with jobs_tab:
-        _jobs(found[:_SHOWN])
-    with studies_tab:
-        _studies(studies)
-    with results_tab:
-        _results()
+    states = sorted({each.state for each in found})
+    picked = st.pills(
+        "State", states, selection_mode="multi", default=states, key="history_states",
+        format_func=lambda each: f"{jobs.STATE_SIGNS[each][0]} {each}",
+        label_visibility="collapsed",
+    )  # fmt: skip
+    wanted = [each for each in found if each.state in picked]
+    for each in wanted[:_SHOWN]:
+        _job(each)
+    if len(wanted) > _SHOWN:
+        st.caption(f"The newest {_SHOWN} of {len(wanted)} jobs.")
 
 
-def _open_button() -> None:
-    if st.button("Open a model", type="primary"):
-        navigation.go("open")
-
-
-def _jobs(found: tuple[JobStatus, ...]) -> None:
-    st.caption("Choose a row to read its log.")
-    rows = [
-        {
-            "State": each.state,
-            "Job": each.title,
-            "Stage": each.stage,
-            "Started": ago_text(each.started or each.created),
-            "Took": seconds_text(each.ended - each.started) if _ran(each) else MISSING,
-            "Reason": each.error.message if each.error else "",
-        }
-        for each in found
-    ]
-    chosen = st.dataframe(
-        rows,
-        hide_index=True,
-        on_select="rerun",
-        selection_mode="single-row",
-        key="history_jobs",
-        column_config={"Reason": st.column_config.TextColumn(width="large")},
-    )
-    picked = chosen.selection.rows  # type: ignore[attr-defined]
-    if picked and picked[0] < len(found):
-        _job(found[picked[0]])
-
-
-def _ran(status: JobStatus) -> bool:
-    return status.started is not None and status.ended is not None
-
-
-def _job(status: JobStatus) -> None:
-    icon, colour = jobs.STATE_SIGNS[status.state]
-    with layout.card(f"{icon} :{colour}[{status.title}]"):
-        st.caption(f"{status.state} · {jobs.elapsed_text(status)} · job {status.id}")
-        if status.error is not None:
-            jobs.show_error(status.error)
-        st.code(jobs.log_text(status.id), language=None, height=320)
-        if status.state not in ENDED:
-            st.caption("Under way: cancel it in the sidebar.")
-
-
-def _studies(found: list[Study]) -> None:
+def study_list() -> None:
+    """Every study, to look at again."""
+    found = session.studies()
     if not found:
         st.caption("No study yet.")
         return
-    st.caption(
-        "A study is a model with its workload, quality data and machine. Choose one to look at it."
-    )
-    rows = [
+    frame = pd.DataFrame(
         {
-            "Model": each.model.name,
-            "Workload": layout.workload_words(each),
-            "Device": each.workload.device,
-            "Parameters": count_text(each.model.parameters),
-            "Comparisons": len(session.comparisons(each.id)),
-            "Artifacts": len(session.artifacts(each.id)),
-            "Machine": each.machine.name,
-            "Opened": ago_text(each.created),
+            "Model": [each.model.name for each in found],
+            "Workload": [layout.workload_words(each) for each in found],
+            "Device": [each.workload.device for each in found],
+            "Parameters": [count_text(each.model.parameters) for each in found],
+            "Machine": [each.machine.name for each in found],
+            "Opened": [ago_text(each.created) for each in found],
         }
-        for each in found
-    ]
-    chosen = st.dataframe(
-        rows, hide_index=True, on_select="rerun", selection_mode="single-row", key="history_studies"
     )
-    picked = chosen.selection.rows  # type: ignore[attr-defined]
-    if picked and picked[0] < len(found):
-        study = found[picked[0]]
-        if st.button(f"Look at {study.model.name}", type="primary"):
-            session.choose_study(study.id)
-            navigation.go("runtime")
+    picked = st.dataframe(
+        frame, hide_index=True, on_select="rerun", selection_mode="single-row",
+        key="history_studies",
+    )  # fmt: skip
+    rows = picked["selection"]["rows"]
+    if st.button(
+        "Look at this study", disabled=not rows, key="history_open", icon=":material/visibility:",
+        help=None if rows else "Choose a row of the table first.",
+    ):  # fmt: skip
+        session.choose_study(found[rows[0]].id)
+        navigation.go("runtime")
 
 
-def _results() -> None:
-    names = {each.id: each.model.name for each in session.studies()}
-    rows = [
-        {
-            "Result": "comparison",
-            "Model": each.study.model.name,
-            "What": f"{len(each.variants)} variants, {each.rounds} rounds",
-            "Verdict": ", ".join(variant.verdict for variant in each.variants[1:]),
-            "Made": each.created,
-        }
-        for each in session.comparisons(None)
-    ]
-    rows += [
-        {
-            "Result": "artifact",
-            "Model": names.get(each.study, each.certificate.model),
-            "What": f"{each.format}, {bytes_text(each.size_bytes)}: {each.path}",
-            "Verdict": each.verdict,
-            "Made": each.certificate.created,
-        }
-        for each in session.artifacts(None)
-    ]
-    if not rows:
-        st.caption("No comparison and no artifact yet.")
+def comparison_list() -> None:
+    """Every comparison and artifact, with the way to it."""
+    for each in session.comparisons(None)[:_SHOWN]:
+        best = [v for v in each.variants[1:] if v.latency_ms]
+        words = ", ".join(
+            f"{v.name} {v.verdict} {ms_text(v.latency_ms.median if v.latency_ms else None)}"
+            for v in best
+        )
+        with st.container(horizontal=True, vertical_alignment="center", border=True):
+            st.markdown(
+                f"**{each.study.model.name}** · {words or 'nothing measured'}"
+                f" :gray[· {ago_text(each.created)}]", width="stretch",
+            )  # fmt: skip
+            if st.button("Open", key=f"history_comparison_{each.id}"):
+                session.choose_study(each.study.id)
+                session.current().comparison = each.id
+                navigation.go("compare")
+    for index, found in enumerate(session.artifacts(None)[:_SHOWN]):
+        with st.container(horizontal=True, vertical_alignment="center", border=True):
+            st.badge(found.verdict, color="green" if found.verdict == "PASSED" else "red")
+            st.markdown(
+                f"**{found.format}** · `{found.path}` · {bytes_text(found.size_bytes)}",
+                width="stretch",
+            )
+            if st.button("Open", key=f"history_artifact_{index}", disabled=not found.study,
+                         help=None if found.study else "Its study is not known."):  # fmt: skip
+                session.choose_study(found.study)
+                navigation.go("export")
+    if not session.comparisons(None) and not session.artifacts(None):
+        st.caption("Nothing has been measured or exported yet.")
+
+
+def _job(each: JobStatus) -> None:
+    icon, tint = jobs.STATE_SIGNS[each.state]
+    spent = ""
+    if each.started is not None and each.ended is not None:
+        spent = f" · {seconds_text(each.ended - each.started)}"
+    label = f"**{each.title}** :{tint}-badge[{each.state}] :gray[{ago_text(each.created)}{spent}]"
+    opened = st.expander(label, icon=icon, key=f"history_{each.id}", on_change="rerun")
+    if not opened.open:
         return
-    rows.sort(key=lambda row: -float(str(row["Made"])))
-    st.dataframe(
-        [{**row, "Made": ago_text(float(str(row["Made"])))} for row in rows], hide_index=True
-    )
+    with opened:
+        st.caption(f"{each.verb} · {each.id} · {each.stage}")
+        if each.error is not None:
+            jobs.show_error(each.error)
+        if each.state not in ENDED:
+            st.button(
+                "Cancel", key=f"history_cancel_{each.id}", icon=":material/stop_circle:",
+                on_click=client.cancel, args=(session.store(), each.id),
+            )  # fmt: skip
+        st.code(jobs.log_text(each.id), language=None, height=220)

@@ -1,0 +1,19 @@
+"""The page Optimize."""
+
+import streamlit as st
+
+from workbench import jobs, layout
+from workbench.views import optimize as view
+
+layout.study_header("Optimize", "switch steps on; the prediction follows at once.")
+jobs.show_ended(("optimize", "compare", "profile"))
+profile = layout.need_profile()
+left, right = st.columns([8, 5], gap="medium")
+with left:
+    view.steps(profile)
+with right:
+    jobs.show_active(("optimize", "compare"), profile.study.id)
+    view.forecast(profile)
+    view.build(profile)
+    view.measured(profile)
+    view.written(profile)

@@ -1,0 +1,182 @@
+"""The table of a comparison's variants, and what each did to the answers."""
+
+from __future__ import annotations
+
+import pandas as pd
+import streamlit as st
+
+from engine.records import Comparison, VariantResult
+from workbench import jobs, layout, tables
+from workbench.quantities import MISSING, bytes_text, digits, ms_text, range_text
+from workbench.views import compare
+
+_SPARK_POINTS = 40
+_SIGNS = {
+    "FASTER": "▲ FASTER", "SLOWER": "▼ SLOWER", "EQUIVALENT": "= EQUIVALENT",
+    "INCONCLUSIVE": "? INCONCLUSIVE", "BASELINE": "● BASELINE", "FAILED": "✕ FAILED",
+}  # fmt: skip
+
+
+def table(comparison: Comparison, shown: list[VariantResult]) -> None:
+    """Every variant in one sortable table, the download included."""
+    top = max((each.speedup.high for each in shown if each.speedup), default=1.0)
+    frame = pd.DataFrame([_row(each) for each in shown])
+    with layout.card("All variants"):
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.caption(
+                "Predicted stands beside measured. Sort by a click on a column.", width="stretch"
+            )
+            st.download_button(
+                "CSV", _csv(comparison, shown), file_name=f"comparison-{comparison.id}.csv",
+                mime="text/csv", icon=":material/download:", on_click="ignore", key="compare_csv",
+            )  # fmt: skip
+        st.dataframe(
+            frame, hide_index=True, key=f"table_{comparison.id}", height=38 + 35 * len(frame),
+            column_config={
+                "Variant": st.column_config.TextColumn(pinned=True, width="small"),
+                "Steps": st.column_config.ListColumn(width="medium"),
+                "Verdict": st.column_config.TextColumn(width="small"),
+                "Median": st.column_config.NumberColumn("Median (ms)", format="%.3g"),
+                "Speed-up": st.column_config.ProgressColumn(
+                    format="%.2f×", min_value=0.0, max_value=max(1.0, top), color="primary",
+                ),
+                "95 %": st.column_config.TextColumn(width="small"),
+                "Predicted": st.column_config.TextColumn(width="small"),
+                "Runs": st.column_config.LineChartColumn(
+                    width="small", help="Raw samples, in the order in which they were taken.",
+                ),
+                "Quality": st.column_config.NumberColumn(_metric(shown), format="%.4g"),
+                "Change": st.column_config.NumberColumn(format="%+.3g"),
+                "Peak": tables.megabytes("Peak"),
+                "Size": tables.megabytes("Size"),
+                "MFLOP": st.column_config.NumberColumn(format="%.4g"),
+            },
+        )  # fmt: skip
+
+
+def details(shown: list[VariantResult]) -> None:
+    """For each variant: whether its steps are real, its times apart, what happened to answers."""
+    for each in shown[1:]:
+        icon = compare.VERDICTS[each.verdict][1]
+        with st.expander(f"**{each.name}** · `{each.recipe}`", icon=icon):
+            if each.error is not None:
+                jobs.show_error(each.error)
+            left, right = st.columns(2, gap="medium")
+            with left:
+                st.markdown("###### Did each step do what it says?")
+                compare.verdict_line(each)
+                compare.outcomes(each)
+                if not each.steps:
+                    st.caption("No step was built.")
+            with right:
+                st.markdown("###### Times and damage")
+                _facts(each)
+
+
+def texts(shown: list[VariantResult]) -> None:
+    """Continuations of the same held-out prompts, side by side."""
+    with_texts = [each for each in shown if each.texts]
+    if not with_texts:
+        return
+    count = min(len(each.texts) for each in with_texts)
+    with layout.card("Texts side by side", "The same held-out prompts, greedy continuations"):
+        number = 0
+        if count > 1:
+            number = st.segmented_control(
+                "Prompt", range(count), default=0, required=True, key="text_prompt",
+                format_func=lambda index: f"Prompt {index + 1}", label_visibility="collapsed",
+            ) or 0  # fmt: skip
+        base = with_texts[0].texts[number]
+        for column, each in zip(st.columns(len(with_texts)), with_texts, strict=True):
+            with column:
+                same = each.texts[number] == base
+                st.markdown(f"**{each.name}**")
+                if each is not with_texts[0]:
+                    st.badge(
+                        "identical" if same else "differs",
+                        icon=":material/check:" if same else ":material/difference:",
+                        color="green" if same else "orange",
+                    )
+                st.code(each.texts[number], language=None, wrap_lines=True)
+
+
+def _row(each: VariantResult) -> dict[str, object]:
+    quality = each.quality
+    fidelity = each.fidelity.relative_error if each.fidelity else None
+    samples = each.latency_ms.samples if each.latency_ms else ()
+    stride = max(1, len(samples) // _SPARK_POINTS)
+    return {
+        "Variant": each.name,
+        "Steps": [step for step in each.recipe.split(",") if step != "baseline"],
+        "Verdict": _SIGNS[each.verdict],
+        "Median": each.latency_ms.median if each.latency_ms else None,
+        "Speed-up": 1.0 if each.verdict == "BASELINE" else (
+            each.speedup.median if each.speedup else None
+        ),
+        "95 %": f"{digits(each.speedup.low)} – {digits(each.speedup.high)}"
+        if each.speedup else MISSING,
+        "Predicted": range_text(each.prediction.speedup) if each.prediction else MISSING,
+        "Runs": list(samples[::stride]),
+        "Quality": quality.value if quality else fidelity,
+        "Change": quality.difference if quality else None,
+        "Peak": each.peak_tensor_bytes / 2**20 if each.peak_tensor_bytes else None,
+        "Size": each.size_bytes / 2**20 if each.size_bytes else None,
+        "MFLOP": each.flops / 1e6 if each.flops is not None else None,
+    }  # fmt: skip
+
+
+def _facts(each: VariantResult) -> None:
+    found = each.fidelity
+    rows: list[tuple[str, str]] = [
+        ("Prediction", range_text(each.prediction.speedup) if each.prediction else MISSING),
+        ("First token (TTFT)", ms_text(each.ttft_ms)),
+        ("Time per output token", ms_text(each.time_per_token_ms)),
+        ("Build, compile, load", " · ".join(
+            ms_text(1e3 * value) if value is not None else MISSING
+            for value in (each.build_seconds, each.compile_seconds, each.load_seconds)
+        )),
+        ("Peak process memory", bytes_text(each.peak_process_bytes)),
+    ]  # fmt: skip
+    if found is not None:
+        rows += [
+            ("Relative output error", digits(found.relative_error)),
+            ("Top-1 agreement", _percent(found.top1_agreement)),
+            ("KL divergence", MISSING if found.kl_divergence is None
+             else digits(found.kl_divergence)),
+            ("Flips", _flips(each)),
+            ("Identical continuations", MISSING if found.prompts is None
+             else f"{found.identical_prompts} of {found.prompts} prompts"),
+            ("First divergence", MISSING if found.first_divergence is None
+             else f"token {digits(found.first_divergence)} on average"),
+        ]  # fmt: skip
+    shown = [(label, value) for label, value in rows if value.strip(f"{MISSING} ·")]
+    st.markdown("\n".join(["| | |", "|---|---|", *(f"| {a} | **{b}** |" for a, b in shown)]))
+
+
+def _flips(each: VariantResult) -> str:
+    found = each.fidelity
+    if found is None or found.flips is None:
+        return MISSING
+    both = ""
+    if found.flips_to_wrong is not None:
+        both = f" ({found.flips_to_wrong} to wrong, {found.flips_to_right} to right)"
+    return f"{found.flips:,} of {found.samples:,}{both}"
+
+
+def _percent(share: float | None) -> str:
+    return MISSING if share is None else f"{digits(100 * share)} %"
+
+
+def _metric(shown: list[VariantResult]) -> str:
+    named = [each.quality.metric for each in shown if each.quality]
+    return named[0].replace("_", " ").capitalize() if named else "Output error"
+
+
+def _csv(comparison: Comparison, shown: list[VariantResult]) -> bytes:
+    rows = []
+    for each in shown:
+        row = _row(each)
+        row["Steps"] = each.recipe
+        row["Runs"] = " ".join(f"{x:.6g}" for x in each.latency_ms.samples) if each.latency_ms else ""
+        rows.append({"comparison": comparison.id, **row})
+    return pd.DataFrame(rows).to_csv(index=False).encode()

@@ -1,0 +1,302 @@
+"""The page Optimize: the recipe as toggles, with a prediction that follows them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import streamlit as st
+
+from engine import api
+from engine.api import TechniqueInfo
+from engine.errors import WorkbenchError
+from engine.optimize.recipe import ordered, recipe_text, recipe_yaml
+from engine.records import Prediction, Profile, Recipe, Settings, Step
+from workbench import charts, forms, jobs, layout, session
+from workbench.quantities import bytes_text, count_text, digits, ms_text, range_text
+from workbench.views.suggestions import RISK_COLOURS
+
+_STAGES = {
+    "reduce": ("Reduce", "fewer parameters or channels"),
+    "rewrite": ("Rewrite", "the same answer by other operators"),
+    "precision": ("Precision", "other number formats"),
+    "context": ("Context", "how it is run"),
+    "runtime": ("Runtime", "what executes it, at most one"),
+}
+
+
+def steps(profile: Profile) -> None:
+    """A toggle for each technique, grouped by stage, with its parameters where it is on."""
+    study = profile.study.id
+    techniques = api.techniques()
+    draft = session.recipe()
+    _seed(study, techniques, draft)
+    reasons = _reasons(profile, draft)
+    chosen = {step.technique: step for step in draft.steps}
+    for stage, (title, words) in _STAGES.items():
+        members = [each for each in techniques if each.stage == stage]
+        if not members:
+            continue
+        with st.container(border=True, key=f"stage_{stage}"):
+            st.markdown(f"##### {title} :gray[· {words}]")
+            for each in members:
+                against = reasons.get(each.name, ()) or _conflicts(each, chosen)
+                _technique(study, each, chosen, against)
+
+
+def _technique(
+    study: str, each: TechniqueInfo, chosen: Mapping[str, Step], against: tuple[str, ...]
+) -> None:
+    is_on = each.name in chosen
+    reason = " ".join(against)
+    with st.container(gap="xsmall"):
+        st.toggle(
+            f"**{each.title}** :gray[`{each.name}`]",
+            key=f"on_{study}_{each.name}",
+            disabled=bool(against) and not is_on,
+            help=reason or each.help or None,
+            on_change=_toggled,
+            args=(study, each.name),
+        )
+        if against:
+            sign = ":material/warning:" if is_on else ":material/block:"
+            st.caption(f"{sign} {reason}")
+        if is_on and each.params:
+            with st.container(border=True, key=f"params_{each.name}"):
+                values = forms.params_form(
+                    each.params, chosen[each.name].params, key=f"param_{study}_{each.name}"
+                )
+                _changed(each, chosen[each.name], values)
+
+
+def forecast(profile: Profile) -> None:
+    """What the recipe is expected to bring, at once."""
+    draft = session.recipe()
+    with layout.card("Prediction"):
+        if not draft.steps:
+            st.caption("Switch a step on: what it is expected to bring appears here at once.")
+            return
+        try:
+            found = api.predict(profile, draft, machine=profile.study.machine)
+        except WorkbenchError as error:
+            st.error(f"{error.message} {error.hint}".strip(), icon=":material/error:")
+            return
+        if found is None:
+            st.caption("Predictions stand on measured operators: run the model once.")
+            return
+        _predicted(profile, found)
+
+
+def written(profile: Profile) -> None:
+    """The recipe as text and as a file."""
+    draft = session.recipe()
+    with layout.card("Recipe"):
+        st.code(recipe_text(draft), language=None, wrap_lines=True)
+        with st.container(horizontal=True):
+            st.download_button(
+                "YAML", recipe_yaml(draft), file_name="recipe.yaml", mime="application/yaml",
+                icon=":material/download:", disabled=not draft.steps, on_click="ignore",
+                help=None if draft.steps else "The recipe is empty.",
+            )  # fmt: skip
+            st.button(
+                "Clear", icon=":material/backspace:", key="recipe_clear", disabled=not draft.steps,
+                on_click=_clear, args=(profile.study.id,),
+                help=None if draft.steps else "The recipe is empty.",
+            )  # fmt: skip
+        with st.expander("The same on the command line and in Python", icon=":material/terminal:"):
+            st.code(_command(profile, draft), language="bash", wrap_lines=True)
+            st.code(_script(profile, draft), language="python", wrap_lines=True)
+
+
+def build(profile: Profile) -> None:
+    """The button that builds and measures, with how much that may take."""
+    draft = session.recipe()
+    study = profile.study
+    busy = [each for each in jobs.active() if each.verb in ("compare", "optimize")]
+    with layout.card("Build and measure"):
+        with st.popover("Settings", icon=":material/settings:"):
+            rounds = st.slider("Rounds", 8, 100, 30, help="Interleaved, in random order.")
+            budget = st.number_input(
+                "Time budget (s)", 10, 3600, 120, help="Never below 8 rounds, and said."
+            )
+            waterfall = st.toggle("What each step bought", True)
+        st.caption(
+            "Each variant runs in a process of its own, turn by turn with the baseline, so that a"
+            " noisy minute hits both."
+        )
+        reason = None
+        if not draft.steps:
+            reason = "The recipe is empty: switch a step on."
+        elif busy:
+            reason = "A measurement is under way: measurements queue one behind the other."
+        if st.button(
+            "Build and measure", type="primary", icon=":material/play_arrow:", width="stretch",
+            disabled=not draft.steps, help=reason, key="build_and_measure",
+        ):  # fmt: skip
+            settings = Settings(rounds=rounds, budget_seconds=float(budget), waterfall=waterfall)
+            started = jobs.start(
+                "optimize", f"Measure {study.model.name}: {recipe_text(draft)}",
+                request=api.request_of(study), recipe=recipe_text(draft), settings=settings,
+            )  # fmt: skip
+            if started:
+                st.rerun()
+        if reason:
+            st.caption(f":material/info: {reason}")
+
+
+def measured(profile: Profile) -> None:
+    """How the recipe's last measurement went: badges of its steps and the waterfall."""
+    wanted = recipe_text(session.recipe())
+    for comparison in session.comparisons(profile.study.id):
+        for variant in comparison.variants:
+            if variant.recipe == wanted and variant.steps:
+                from workbench.views import compare
+
+                with layout.card("Measured"):
+                    compare.verdict_line(variant)
+                    compare.outcomes(variant)
+                    if comparison.waterfall:
+                        compare.waterfall(comparison)
+                    layout.button("Open the comparison", "compare")
+                return
+
+
+def _predicted(profile: Profile, found: Prediction) -> None:
+    st.metric("Speed-up", range_text(found.speedup), help="Against the model as it is.")
+    median = profile.latency_ms.median if profile.latency_ms else None
+    if median:
+        low, high = median / max(found.speedup.high, 1e-9), median / max(found.speedup.low, 1e-9)
+        chart = charts.figure(height=96, x="latency (ms)")
+        chart.add_bar(x=[median], y=["now"], orientation="h", marker_color=charts.BASELINE)
+        chart.add_bar(
+            x=[(low + high) / 2], y=["then"], orientation="h", marker_color=charts.PALETTE[0],
+            error_x={"type": "data", "array": [(high - low) / 2], "color": charts.ink()},
+        )  # fmt: skip
+        chart.update_layout(showlegend=False, margin={"t": 2, "b": 2, "l": 4, "r": 8}, bargap=0.35)
+        chart.update_yaxes(autorange="reversed", showgrid=False)
+        chart.update_xaxes(title_text="", rangemode="tozero")
+        charts.show(
+            chart, f"{ms_text(median)} now, {ms_text(low)} to {ms_text(high)} expected.",
+            key="forecast_chart",
+        )  # fmt: skip
+    facts = [
+        ("Peak tensor memory", found.peak_memory_bytes, profile.memory),
+        ("Weights", found.size_bytes, None),
+    ]
+    for label, span, _ in facts:
+        if span is not None:
+            same = span.low == span.high
+            text = bytes_text(span.high) if same else (
+                f"{bytes_text(span.low)} – {bytes_text(span.high)}"
+            )
+            _line(label, text)
+    if found.flops is not None:
+        change = profile.totals.flops / found.flops if found.flops else 0.0
+        note = f" ({digits(change)}× fewer)" if change > 1.01 else ""
+        _line("FLOPs a run", count_text(found.flops, "FLOP") + note)
+    with st.container(horizontal=True):
+        st.badge(
+            f"quality risk: {found.quality_risk}",
+            color=RISK_COLOURS.get(found.quality_risk, "gray"),  # type: ignore[arg-type]
+        )
+    if found.basis:
+        st.caption(f"Rests on: {found.basis}.")
+
+
+def _line(label: str, value: str) -> None:
+    with st.container(horizontal=True):
+        st.caption(label, width="stretch")
+        st.markdown(f"**{value}**", width="content")
+
+
+def _reasons(profile: Profile, draft: Recipe) -> dict[str, tuple[str, ...]]:
+    try:
+        return api.reasons_against(profile, draft, machine=profile.study.machine)
+    except WorkbenchError as error:
+        st.error(f"{error.message} {error.hint}".strip(), icon=":material/error:")
+        return {}
+
+
+def _conflicts(each: TechniqueInfo, chosen: Mapping[str, Step]) -> tuple[str, ...]:
+    if each.name in chosen:
+        return ()
+    for other in api.techniques():
+        if other.name not in chosen:
+            continue
+        if other.name in each.conflicts or each.name in other.conflicts:
+            return (f"It cannot be in one recipe with {other.name}: switch that off first.",)
+        if each.stage == "runtime" and other.stage == "runtime":
+            return (f"A recipe has at most one runtime: switch {other.name} off first.",)
+    return ()
+
+
+def _seed(study: str, techniques: tuple[TechniqueInfo, ...], draft: Recipe) -> None:
+    names = {step.technique for step in draft.steps}
+    for each in techniques:
+        key = f"on_{study}_{each.name}"
+        if st.session_state.get(key) is not (each.name in names):
+            st.session_state[key] = each.name in names
+
+
+def _toggled(study: str, name: str) -> None:
+    kept = [step for step in session.recipe().steps if step.technique != name]
+    if st.session_state[f"on_{study}_{name}"]:
+        kept.append(Step(name))
+    _keep(tuple(kept))
+
+
+def _changed(each: TechniqueInfo, step: Step, values: dict[str, Any]) -> None:
+    defaults = {declared.name: declared.default for declared in each.params}
+    changed = {name: value for name, value in values.items() if value != defaults[name]}
+    if changed != step.params:
+        draft = session.recipe()
+        _keep(
+            tuple(
+                Step(each.name, changed) if other.technique == each.name else other
+                for other in draft.steps
+            )
+        )
+        st.rerun()
+
+
+def _keep(steps_: tuple[Step, ...]) -> None:
+    recipe = Recipe(steps_, session.recipe().name)
+    try:
+        session.keep_recipe(ordered(recipe))
+    except WorkbenchError:
+        session.keep_recipe(recipe)  # the prediction's card tells what is wrong with it
+
+
+def _clear(study: str) -> None:
+    session.keep_recipe(Recipe())
+    for key in list(st.session_state):
+        if str(key).startswith(f"param_{study}_"):
+            del st.session_state[key]
+
+
+def _command(profile: Profile, draft: Recipe) -> str:
+    return (
+        f"workbench optimize {profile.study.reference.location}{workload_flags(profile)}"
+        f" --recipe '{recipe_text(draft)}'"
+    )
+
+
+def _script(profile: Profile, draft: Recipe) -> str:
+    place = profile.study.reference.location
+    return (
+        "from engine import api\n\n"
+        f'request = api.request("{place}")\n'
+        f'comparison = api.optimize(request, "{recipe_text(draft)}")\n'
+        "print(comparison.variants[1].verdict, comparison.variants[1].speedup)\n"
+    )
+
+
+def workload_flags(profile: Profile) -> str:
+    """The workload of a study as flags of the command line."""
+    workload = profile.study.workload
+    flags = {
+        "kind": workload.kind, "batch": workload.batch, "prompt-tokens": workload.prompt_tokens,
+        "new-tokens": workload.new_tokens, "sequence-length": workload.sequence_length,
+        "image-size": workload.image_size, "threads": workload.threads, "device": workload.device,
+    }  # fmt: skip
+    return "".join(f" --{name} {value}" for name, value in flags.items() if value is not None)
