@@ -21,7 +21,7 @@ TORCH_FREE = (
 HEAVY = {"torch", "transformers", "onnx", "onnxruntime", "tensorflow"}
 # What the screens may import of the engine.
 FOR_SCREENS = {
-    "api", "client", "commands", "doctor", "durable", "errors", "jobs", "measure.pareto", "models.catalog",
+    "api", "client", "commands", "doctor", "errors", "jobs", "measure.pareto", "models.catalog",
     "optimize.recipe", "optimize.technique", "params", "profile.machine", "records", "store",
 }  # fmt: skip
 
