@@ -1,6 +1,6 @@
 """Tiny models for tests: modules, Python files and Hugging Face folders with random weights.
 
-    from tests.tiny_models import huggingface_folder, python_file, TinyDecoder
+from tests.tiny_models import huggingface_folder, python_file, TinyDecoder
 """
 
 from __future__ import annotations
@@ -97,7 +97,9 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
 }  # fmt: skip
 
 
-def huggingface_model(architecture: str = "LlamaForCausalLM", *, seed: int = 0, **values: Any) -> Any:
+def huggingface_model(
+    architecture: str = "LlamaForCausalLM", *, seed: int = 0, **values: Any
+) -> Any:
     """A tiny transformers model with random weights, in evaluation mode."""
     import transformers
 
@@ -130,7 +132,7 @@ class TinyDecoder(nn.Module):
         return self.head(torch.relu(self.hidden(x)))
 
 
-PYTHON_FILE = '''
+PYTHON_FILE = """
 import torch
 from torch import nn
 
@@ -142,7 +144,7 @@ def build(width=8):
 
 def example_inputs(*, batch=1):
     return torch.randn(batch, 8)
-'''
+"""
 
 
 def python_file(folder: Path, source: str = PYTHON_FILE, name: str = "tiny.py") -> Path:

@@ -107,12 +107,12 @@ class InputMaker:
 
     def _ids(self, sizes: Sizes) -> Tensor:
         length = sizes.sequence_length or _PROBED_TOKENS
-        return random_ids(self.text, (sizes.batch, length), sizes.seed)
+        return random_ids(self.config, (sizes.batch, length), sizes.seed)
 
     def _decoder_ids(self, sizes: Sizes) -> Tensor:
         length = sizes.sequence_length or _PROBED_TOKENS
         longest = max_length_of(self.model)
-        ids = random_ids(self.text, (sizes.batch, min(length, longest or length)), sizes.seed + 1)
+        ids = random_ids(self.config, (sizes.batch, min(length, longest or length)), sizes.seed + 1)
         ids[:, 0] = decoder_start(self.model)
         return ids
 
@@ -196,9 +196,10 @@ class InputMaker:
 
 def random_ids(config: Any, shape: tuple[int, int], seed: int) -> Tensor:
     """Token ids that are not special: those that start, end or pad a text are left out."""
-    size = int(getattr(config, "vocab_size", None) or 1000)
+    text = config.get_text_config()
+    size = int(getattr(text, "vocab_size", None) or 1000)
     special: set[int] = set()
-    for name, value in config.to_dict().items():
+    for name, value in [*config.to_dict().items(), *text.to_dict().items()]:
         if name.endswith(("_token_id", "_token_index")):
             values = value if isinstance(value, list) else [value]
             special |= {each for each in values if isinstance(each, int) and 0 <= each < size}

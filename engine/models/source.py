@@ -53,6 +53,7 @@ class Loaded:
         generates_with_gradients: a plain loop leaves them on; transformers' generate turns them off.
         make_quality: the model's own quality data; None where it brings none.
         labels: labels that fit inputs, for `train_step`; None where the loss needs none made.
+        prompt_apart: the prompt goes to an encoder, so that prompt and new tokens share no positions.
         image_divisor: what the image size must be a multiple of.
         image_size: the only image size that the model takes; None where it takes any.
         extra: what export wants to have.
@@ -73,6 +74,7 @@ class Loaded:
     make_quality: Callable[[], QualityData | None] = no_quality
     tokenizer: Path | None = None
     max_length: int | None = None
+    prompt_apart: bool = False
     vocabulary: int | None = None
     image_divisor: int = 1
     image_size: int | None = None

@@ -113,7 +113,7 @@ def _check_axes(loaded: Loaded, asked: dict[str, Any]) -> None:
 def _fill(loaded: Loaded, merged: dict[str, Any], asked: dict[str, Any]) -> None:
     longest = loaded.max_length
     if merged["kind"] == "generate":
-        _fill_generation(merged, asked, longest)
+        _fill_generation(loaded, merged, asked)
         merged["sequence_length"] = None
     else:
         merged["prompt_tokens"] = merged["new_tokens"] = None
@@ -127,11 +127,15 @@ def _fill(loaded: Loaded, merged: dict[str, Any], asked: dict[str, Any]) -> None
         merged["image_size"] = None
 
 
-def _fill_generation(merged: dict[str, Any], asked: dict[str, Any], longest: int | None) -> None:
+def _fill_generation(loaded: Loaded, merged: dict[str, Any], asked: dict[str, Any]) -> None:
     """Prompt and new tokens; a default makes room for what was asked."""
-    merged.setdefault("prompt_tokens", min(_PROMPT, max(1, longest // 2)) if longest else _PROMPT)
-    merged.setdefault("new_tokens", min(_NEW, max(1, longest // 2)) if longest else _NEW)
-    if longest is None:
+    longest = loaded.max_length
+    half = max(1, longest // 2) if longest else _PROMPT
+    merged.setdefault("prompt_tokens", min(_PROMPT, half))
+    merged.setdefault("new_tokens", min(_NEW, half))
+    if "sequence_length" not in loaded.axes:
+        merged["prompt_tokens"] = 1  # what is heard or seen is the prompt; the text begins with one
+    if longest is None or loaded.prompt_apart:
         return
     if "new_tokens" not in asked:
         left = longest - merged["prompt_tokens"]
@@ -142,20 +146,25 @@ def _fill_generation(merged: dict[str, Any], asked: dict[str, Any], longest: int
 
 
 def _check_length(loaded: Loaded, merged: dict[str, Any]) -> None:
-    if loaded.max_length is None:
+    longest = loaded.max_length
+    if longest is None:
         return
-    if merged["kind"] == "generate":
-        prompt, new = merged["prompt_tokens"], merged["new_tokens"]
-        if prompt + new > loaded.max_length:
+    if merged["kind"] != "generate":
+        if (merged["sequence_length"] or 0) > longest:
+            got = merged["sequence_length"]
+            raise InputError(f"The sequence length must be at most {longest}, got {got}.")
+        return
+    prompt, new = merged["prompt_tokens"], merged["new_tokens"]
+    if loaded.prompt_apart:
+        if max(prompt, new) > longest:
             raise InputError(
-                f"Prompt and new tokens must be at most {loaded.max_length} together, "
-                f"got {prompt} + {new} = {prompt + new}.",
-                hint=f"Ask for at most {max(1, loaded.max_length - prompt)} new tokens.",
+                f"Prompt and new tokens must be at most {longest} each, got {prompt} and {new}."
             )
-    elif (merged["sequence_length"] or 0) > loaded.max_length:
+    elif prompt + new > longest:
         raise InputError(
-            f"The sequence length must be at most {loaded.max_length}, "
-            f"got {merged['sequence_length']}."
+            f"Prompt and new tokens must be at most {longest} together, "
+            f"got {prompt} + {new} = {prompt + new}.",
+            hint=f"Ask for at most {max(1, longest - prompt)} new tokens.",
         )
 
 

@@ -34,8 +34,6 @@ def test_every_kind_of_model_opens_and_runs(architecture, tmp_path):
         inputs = {"input_ids": inputs["input_ids"]}
     if "pixel_values" in opened.inputs and not isinstance(slow, EncoderDecoder):
         return
-    whole = Program(program.module, plain, program.context).generate(
-        inputs, 4, forced=made.tokens
-    )
+    whole = Program(program.module, plain, program.context).generate(inputs, 4, forced=made.tokens)
     # Two orders of adding up in float32.
     torch.testing.assert_close(made.logits, whole.logits, rtol=1e-3, atol=1e-4)

@@ -198,6 +198,7 @@ def _loaded(
         labels=labels_for(model, task),
         tokenizer=folder.tokenizer,
         max_length=None if spoken and decoder is None else max_length_of(model),
+        prompt_apart=bool(getattr(config, "is_encoder_decoder", False)),
         vocabulary=getattr(text, "vocab_size", None),
         image_divisor=maker.patch if "image_size" in maker.axes and maker.patch else 1,
         extra={"config": folder.told, "folder": folder.path},
