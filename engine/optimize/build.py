@@ -101,8 +101,11 @@ def build_variant(
         program=building.program,
         recipe=Recipe(steps, recipe.name),
         outcomes=tuple(building.done),
-        build_seconds=sum(s for s, compiles in zip(seconds, is_runtime, strict=True) if not compiles),
-        compile_seconds=sum(s for s, compiles in zip(seconds, is_runtime, strict=True) if compiles),
+        build_seconds=sum(
+            s for s, compiles in zip(seconds, is_runtime, strict=True) if not compiles
+        ),
+        compile_seconds=building.program.compile_seconds
+        or sum(s for s, compiles in zip(seconds, is_runtime, strict=True) if compiles),
     )
 
 
@@ -164,9 +167,7 @@ def _built(
     return StepOutcome(step, realness, seconds, tuple(building.program.notes[noted:]))
 
 
-def _check(
-    building: _Building, owner: Technique, config: Any, earlier: tuple[Step, ...]
-) -> None:
+def _check(building: _Building, owner: Technique, config: Any, earlier: tuple[Step, ...]) -> None:
     opened = building.opened
     try:
         facts = owner.inspect(building.program, opened.inputs, opened.workload)
@@ -176,12 +177,12 @@ def _check(
         ) from error
     except Exception as error:  # whatever a stranger's module raises while it is looked at
         raise _failed(owner.name, "could not look at this model", error) from error
-    target = Target(
-        study=None, machine=building.machine, config=config, facts=facts, steps=earlier
-    )
+    target = Target(study=None, machine=building.machine, config=config, facts=facts, steps=earlier)
     reasons = owner.check(target)
     if reasons:
-        raise StepRefused(f"{owner.name}: {reasons[0]}", hint=f"Remove {owner.name} from the recipe.")
+        raise StepRefused(
+            f"{owner.name}: {reasons[0]}", hint=f"Remove {owner.name} from the recipe."
+        )
 
 
 def _applied(owner: Technique, program: Program, context: BuildContext) -> Program:

@@ -1,5 +1,6 @@
 """The int8 layer itself; its source travels with an exported model, so it needs torch alone."""
 
+import inspect
 import warnings
 
 import torch
@@ -9,16 +10,21 @@ from torch import nn
 class Int8Linear(nn.Module):
     """A Linear layer with int8 weights and dynamic int8 activations.
 
-    One weight scale for each output channel, one activation scale for each row (token). On x86 the
-    weights are packed for FBGEMM; elsewhere, and where a compiler or exporter has to trace it, they are
-    plain int8 tensors for `torch._int_mm`. The state dict is the same in both forms: `weight` int8
-    [out, in], `scale` float32 [out], `bias` float32 [out].
+    One weight scale for each output channel, one activation scale for each row (token). A refined
+    layer adds a second product with what rounding the activations left over: about 16 bits for them,
+    for layers whose inputs have a few very large values. On x86 the weights are packed for FBGEMM;
+    elsewhere, and where a compiler or exporter has to trace it, they are plain int8 tensors for
+    `torch._int_mm`. The state dict is the same in both forms: `weight` int8 [out, in], `scale`
+    float32 [out], `bias` float32 [out].
     """
 
-    def __init__(self, in_features: int, out_features: int, has_bias: bool = False) -> None:
+    def __init__(
+        self, in_features: int, out_features: int, has_bias: bool = False, is_refined: bool = False
+    ) -> None:
         super().__init__()
         self.in_features = in_features
         self.out_features = out_features
+        self.is_refined = is_refined
         # Without VNNI the kernel adds pairs in 16 bits: activations then use 7 bits, or sums saturate.
         self.reduces_range = not torch.cpu._is_vnni_supported()
         self.packs = "fbgemm" in torch.backends.quantized.supported_engines
@@ -43,7 +49,9 @@ class Int8Linear(nn.Module):
         torch.backends.quantized.engine = "fbgemm"  # a packed weight keeps the engine that made it
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # the quantized dtype is on its way out, the kernel stays
+                warnings.simplefilter(
+                    "ignore"
+                )  # the quantized dtype is on its way out, the kernel stays
                 levels = torch._make_per_channel_quantized_tensor(weight, scale.double(), zeros, 0)
                 self.packed = torch.ops.quantized.linear_prepack(levels, None)
         finally:
@@ -82,31 +90,56 @@ class Int8Linear(nn.Module):
             return self.traced(x)
         if x.dtype != torch.float32:
             return self.forward(x.float()).to(x.dtype)
-        linear = torch.ops.quantized.linear_dynamic
         if x.numel() == self.in_features:
-            y = linear(x, self.packed, self.reduces_range)
+            y = self.product(x)
             return y if self.bias is None else y + self.bias
         # The kernel takes one scale a call: rows brought to the same largest value have one each.
         top = torch.linalg.vector_norm(x, float("inf"), -1, keepdim=True).clamp_min(1e-20)
-        y = linear(x / top, self.packed, self.reduces_range)
+        y = self.product(x / top)
         return y * top if self.bias is None else torch.addcmul(self.bias, y, top)
+
+    def product(self, x: torch.Tensor) -> torch.Tensor:
+        """The packed weights times x, which gets one scale."""
+        linear, low = torch.ops.quantized.linear_dynamic, self.reduces_range
+        y = linear(x, self.packed, low)
+        if self.is_refined:
+            scale, zero = torch._choose_qparams_per_tensor(x, low)
+            top = 127 if low else 255
+            y = y + linear(
+                x - torch.fake_quantize_per_tensor_affine(x, scale, zero, 0, top), self.packed, low
+            )
+        return y
 
     def traced(self, x: torch.Tensor) -> torch.Tensor:
         """The same arithmetic in operators that torch.compile and torch.export know."""
         rows = x.reshape(-1, self.in_features).float()
         top = rows.abs().amax(dim=1, keepdim=True).clamp_min(1e-20)
-        levels = torch.round(rows * (127 / top)).to(torch.int8)
+        exact = rows * (127 / top)
+        levels = torch.round(exact)
+        if self.is_refined:
+            levels = torch.cat((levels, torch.round((exact - levels) * 254)))
+        levels = levels.to(torch.int8)
         if x.device.type == "cuda":  # its kernel wants more than 16 rows
             levels = nn.functional.pad(levels, (0, 0, 0, 17))
-        product = torch._int_mm(levels, self.weight.t())[: rows.shape[0]]
-        y = product.float() * self.scale * (top / 127)
+        product = torch._int_mm(levels, self.weight.t()).float()
+        y = product[: rows.shape[0]]
+        if self.is_refined:
+            y = y + product[rows.shape[0] : 2 * rows.shape[0]] / 254
+        y = y * self.scale * (top / 127)
         if self.bias is not None:
             y = y + self.bias
         return y.reshape(*x.shape[:-1], self.out_features).to(x.dtype)
 
+    def export_source(self) -> tuple[str, str]:
+        """The source of this class, and the call that makes an empty layer like this one."""
+        arguments = (self.in_features, self.out_features, self.bias is not None, self.is_refined)
+        return inspect.getsource(type(self)), f"Int8Linear{arguments}"
+
     def extra_repr(self) -> str:
         """Sizes, for printing."""
-        return f"in_features={self.in_features}, out_features={self.out_features}, int8"
+        return f"in_features={self.in_features}, out_features={self.out_features}, int8" + (
+            ", refined" if self.is_refined else ""
+        )
 
     def __getattr__(self, name: str):  # type: ignore[no-untyped-def]
         """`weight` and `scale` are found in the packed form too: some modules ask for the dtype."""

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -35,7 +32,7 @@ def dense_weight(module: nn.Module) -> Tensor:
     return (weight.t() if uses_conv1d_layout(module) else weight).float()
 
 
-def quantized(module: nn.Module) -> Int8Linear:
+def quantized(module: nn.Module, *, is_refined: bool = False) -> Int8Linear:
     """The int8 layer that replaces a Linear or Conv1D.
 
     Weights get one symmetric scale for each output channel, so that |q| <= 127; -128 is left out, which
@@ -45,7 +42,8 @@ def quantized(module: nn.Module) -> Int8Linear:
     scale = weight.abs().amax(dim=1).clamp_min(torch.finfo(torch.float32).tiny) / 127
     levels = torch.round(weight / scale[:, None]).clamp_(-127, 127).to(torch.int8)
     bias = module.bias
-    made = Int8Linear(weight.shape[1], weight.shape[0], bias is not None).to(weight.device)
+    made = Int8Linear(weight.shape[1], weight.shape[0], bias is not None, is_refined)
+    made.to(weight.device)
     made.set_weights(levels, scale)
     if bias is not None:
         made.bias.copy_(bias.detach())  # type: ignore[union-attr, operator, arg-type]
@@ -62,15 +60,14 @@ def to_float_(module: nn.Module) -> nn.Module:
     return module.to_float() if isinstance(module, Int8Linear) else module
 
 
-def layer_source() -> str:
-    """The source of Int8Linear, which needs torch alone."""
-    return inspect.getsource(Int8Linear)
-
-
-def layer_error(module: nn.Module, inputs: Tensor) -> float:
-    """Relative error of the int8 layer's outputs against the float layer's on these inputs."""
+def layer_errors(module: nn.Module, inputs: Tensor) -> tuple[float, float]:
+    """Relative errors of the outputs on these inputs: as an int8 layer, and as a refined one."""
     with torch.inference_mode():
-        expected: Any = module(inputs)
-        given = quantized(module)(inputs)
-        norm = expected.float().norm()
-        return float((given.float() - expected.float()).norm() / norm) if norm > 0 else 0.0
+        expected: Tensor = module(inputs)
+        norm = float(expected.float().norm())
+        if norm == 0:
+            return 0.0, 0.0
+        layer = quantized(module)
+        plain = float((layer(inputs).float() - expected.float()).norm()) / norm
+        layer.is_refined = True
+        return plain, float((layer(inputs).float() - expected.float()).norm()) / norm

@@ -1,0 +1,162 @@
+"""Which layers become int8, and the change itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from engine.errors import StepRefused
+from engine.optimize.quantize.int8_linear import (
+    Int8Linear,
+    dense_weight,
+    is_linear,
+    layer_errors,
+    quantized,
+)
+from engine.optimize.technique import BuildContext
+from engine.program import Inputs, Program
+
+_CALIBRATION_CALLS = 4
+_ROWS_A_LAYER = 256
+# A second product has to take away at least this part of the error.
+_WORTH_REFINING = 0.7
+
+
+def linear_layers(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Names and plain Linear layers (transformers' Conv1D too), shared ones once under their first name."""
+    for name, child in module.named_modules():
+        if is_linear(child):
+            yield name, child
+
+
+def describe_layers(module: nn.Module) -> dict[str, Any]:
+    """What `check` and `estimate` need to know of the layers; plain JSON."""
+    shared: dict[int, int] = {}
+    for each in module.modules():
+        for parameter in each.parameters(recurse=False):
+            shared[id(parameter)] = shared.get(id(parameter), 0) + 1
+    layers, tied, size = {}, [], 4
+    for name, child in linear_layers(module):
+        outputs, inputs = dense_weight(child).shape if child.weight.is_meta else _shape(child)  # type: ignore[union-attr, operator]
+        layers[name] = [inputs, outputs]
+        size = child.weight.element_size()  # type: ignore[union-attr, operator, assignment]
+        if shared[id(child.weight)] > 1:
+            tied.append(name)
+    devices = {each.device.type for each in module.parameters()}
+    return {
+        "layers": layers,
+        "tied": tied,
+        "element_bytes": size,
+        "int8_layers": sum(isinstance(each, Int8Linear) for each in module.modules()),
+        "device": next(iter(devices - {"meta"}), "cpu"),
+        "has_kernel": hasattr(torch, "_int_mm"),
+    }
+
+
+def quantize_layers_(program: Program, context: BuildContext) -> list[str]:
+    """Replaces layers by int8 ones in place and gives back what the person should know.
+
+    Raises:
+        StepRefused: no layer is left to quantize.
+    """
+    config, module = context.config, program.module
+    patterns = [part.strip() for part in config.exclude.split("|") if part.strip()]
+    every = dict(linear_layers(module))
+    facts = describe_layers(module)
+    left = {
+        name: layer
+        for name, layer in every.items()
+        if min(facts["layers"][name]) >= config.min_features
+        and not any(each in name for each in patterns)
+    }
+    context.progress(0.1, "trying each layer")
+    errors = measured_errors(program, left, context)
+    refined = {
+        name for name, (plain, finer) in errors.items()
+        if plain > config.refine_above and finer < _WORTH_REFINING * plain
+    }  # fmt: skip
+    reached = {name: each[name in refined] for name, each in errors.items()}
+    hurt = {name: error for name, error in reached.items() if error > config.max_layer_error}
+    left = {name: layer for name, layer in left.items() if name not in hurt}
+    if not left:
+        raise StepRefused(
+            "dynamic_int8: every layer moves its outputs further than max_layer_error"
+            f" {config.max_layer_error}.",
+            hint="Raise max_layer_error.",
+        )
+    _replace_(module, left, refined, context)
+    tried = "calibration data" if context.calibration else "the workload's own inputs"
+    notes = [f"dynamic_int8: {len(left)} of {len(every)} Linear layers are int8, tried on {tried}."]
+    worst = max((each for each in reached if each in left), key=reached.__getitem__, default=None)
+    if worst is not None:
+        notes.append(f"The layer that moves most is {worst}: {reached[worst]:.3f} relative error.")
+    finer = sorted(refined & set(left))
+    if finer:
+        notes.append(
+            f"{len(finer)} layers get a second int8 product for what rounding their inputs leaves:"
+            f" {', '.join(finer[:3])}{', ...' if len(finer) > 3 else ''}."
+        )
+    if hurt:
+        listed = ", ".join(f"{name} ({error:.2f})" for name, error in list(hurt.items())[:5])
+        notes.append(f"{len(hurt)} layers stay in floating point, since int8 hurts them: {listed}.")
+    tied = [name for name in left if name in facts["tied"]]
+    if tied:
+        notes.append(
+            f"{', '.join(tied[:3])} shared its weight with another layer, which keeps the float copy."
+        )
+    return notes
+
+
+def measured_errors(
+    program: Program, layers: dict[str, nn.Module], context: BuildContext
+) -> dict[str, tuple[float, float]]:
+    """Each layer's relative output errors, plain and refined, on a few calibration calls, layer by layer.
+
+    The workload's own inputs serve where there is no calibration data. A layer that no call reached is
+    not in the result.
+    """
+    seen: dict[str, Tensor] = {}
+    handles = []
+    for name, layer in layers.items():
+
+        def keep(module: nn.Module, inputs: Any, name: str = name) -> None:
+            rows = inputs[0].detach().reshape(-1, inputs[0].shape[-1])
+            if name not in seen and len(rows):
+                seen[name] = rows[:_ROWS_A_LAYER].clone()
+
+        handles.append(layer.register_forward_pre_hook(keep))
+    calls: list[Inputs] = [each.inputs for each in context.calibration[:_CALIBRATION_CALLS]]
+    gradients, program.context.gradients = program.context.gradients, False
+    try:
+        for inputs in calls[:1] or [context.inputs]:
+            program.forward(inputs)
+    finally:
+        program.context.gradients = gradients
+        for handle in handles:
+            handle.remove()
+    return {name: layer_errors(layers[name], rows) for name, rows in seen.items()}
+
+
+def _replace_(
+    module: nn.Module, chosen: dict[str, nn.Module], refined: set[str], context: BuildContext
+) -> None:
+    made: dict[int, Int8Linear] = {}
+    wanted = {id(layer): name for name, layer in chosen.items()}
+    done = 0
+    for parent in list(module.modules()):
+        for name, child in list(parent._modules.items()):
+            if child is None or id(child) not in wanted:
+                continue
+            if id(child) not in made:
+                made[id(child)] = quantized(child, is_refined=wanted[id(child)] in refined)
+                done += 1
+                context.progress(0.3 + 0.7 * done / len(chosen), wanted[id(child)])
+            parent._modules[name] = made[id(child)]
+
+
+def _shape(layer: nn.Module) -> tuple[int, int]:
+    rows, columns = layer.weight.shape  # type: ignore[union-attr, misc]
+    return (rows, columns) if type(layer) is nn.Linear else (columns, rows)

@@ -1,0 +1,247 @@
+"""Int8 weights and activations."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from engine.optimize.technique import (
+    BuildContext,
+    CostTable,
+    OperatorCost,
+    Stage,
+    Target,
+    Technique,
+)
+from engine.params import param
+from engine.records import Evidence, Fingerprint, Machine, Realness, Step, Suggestion
+
+if TYPE_CHECKING:
+    from engine.program import Inputs, Program
+    from engine.records import Workload
+
+_VNNI = ("avx512_vnni", "avx_vnni", "amx_int8", "i8mm")
+# What quantizing a row and scaling it back costs a call beyond a float product: measured 0.008 to
+# 0.020 ms with FBGEMM on one to eight rows, 0.030 with row scales on many.
+_CALL_LOW_MS, _CALL_HIGH_MS = 0.006, 0.030
+# Int8 time over float32 time of the product itself. Measured with VNNI: 0.28 to 0.40 for one row of
+# 8000 to 32000 channels, 0.26 to 0.60 for 64 to 512 rows.
+_WITH_VNNI, _WITHOUT = (0.24, 0.60), (0.50, 1.30)
+_PRODUCTS = ("linear", "addmm", "::mm", "matmul")
+# Rows slower than this a call have something to win; under it, the call itself is the time.
+_WORTH_MS = 0.03
+
+
+class DynamicInt8(Technique):
+    """Linear layers in int8.
+
+    Weights are rounded once, with one scale for each output channel; activations while the model runs,
+    with one scale for each token. The products are computed by int8 kernels (FBGEMM on x86). Everything
+    else stays in floating point. A layer whose inputs have a few very large values gets a second product
+    with what rounding them left over (`refine_above`). Small layers get slower, since rounding the activations costs a fixed
+    time a call: `min_features` leaves them out. With `max_layer_error` each layer is tried on calibration
+    inputs first, and left in floating point where its outputs move further than that.
+    """
+
+    name: ClassVar[str] = "dynamic_int8"
+    stage: ClassVar[Stage] = "precision"
+    sources: ClassVar[tuple[str, ...]] = (
+        "Jacob et al. 2018, Quantization and Training of Neural Networks for Efficient"
+        " Integer-Arithmetic-Only Inference, section 2",
+        "Dettmers et al. 2022, LLM.int8(): 8-bit Matrix Multiplication for Transformers at Scale,"
+        " section 2 (row-wise scales)",
+        "Khudia et al. 2021, FBGEMM: Enabling High-Performance Low-Precision Deep Learning Inference",
+    )
+    theory: ClassVar[str] = (
+        "A weight of one byte instead of four lets a memory-bound product (one token at a time) read a"
+        " quarter, and VNNI instructions multiply four int8 pairs where AVX-512 multiplies one in float32."
+        " Rounding to 255 levels adds an error of about 1 % a layer; a scale for each channel and token"
+        " keeps one large value from coarsening all the others."
+    )
+    sample: ClassVar[str] = "random_llama"
+    max_relative_error: ClassVar[float] = 0.05
+
+    @dataclass(frozen=True)
+    class Config:
+        """Which layers."""
+
+        exclude: str = param(
+            "", "Layers to leave in floating point: parts of their names, parted by |."
+        )
+        min_features: int = param(
+            256, "Layers with fewer inputs or outputs stay in floating point: they would get slower.",
+            low=1, high=65536, step=64, unit="features",
+        )  # fmt: skip
+        max_layer_error: float = param(
+            0.1, "A layer whose outputs move further than this on calibration inputs stays in floating"
+            " point.", low=0.0, high=1.0, step=0.01,
+        )  # fmt: skip
+
+        refine_above: float = param(
+            0.015, "A layer whose outputs move further than this gets a second int8 product for what"
+            " rounding its inputs left over, where that helps.", low=0.0, high=1.0, step=0.005,
+        )  # fmt: skip
+
+    def inspect(self, program: Program, inputs: Inputs, workload: Workload) -> dict[str, Any]:
+        """The Linear layers, and whether an int8 kernel is here."""
+        from engine.optimize.quantize.selecting import describe_layers
+
+        return {"kind": workload.kind, **describe_layers(program.module)}
+
+    def check(self, target: Target) -> tuple[str, ...]:
+        """No without Linear layers that are large enough, a kernel or on devices that have none."""
+        facts, config = target.facts, target.config
+        if facts.get("kind") == "train_step":
+            return ("int8 layers cannot be trained.",)
+        if "layers" not in facts:
+            return ()
+        reasons = []
+        if not facts["layers"]:
+            already = facts.get("int8_layers", 0)
+            reasons.append(
+                f"all {already} Linear layers are int8 already." if already else
+                "the model has no Linear layers in floating point."
+            )  # fmt: skip
+        elif not _chosen(facts["layers"], config):
+            largest = max(min(sizes) for sizes in facts["layers"].values())
+            reasons.append(
+                f"no layer is left: the largest has {largest} features at its narrow side and"
+                f" min_features is {config.min_features}."
+            )
+        if facts.get("device") == "mps":
+            reasons.append("there is no int8 kernel on mps.")
+        if not facts.get("has_kernel", True):
+            reasons.append("this build of torch has no int8 kernel for this machine.")
+        return tuple(reasons)
+
+    def estimate(self, costs: CostTable, target: Target) -> CostTable:
+        """Products of the chosen layers at int8's pace, plus a fixed time for each call."""
+        layers = _chosen(target.facts.get("layers", {}), target.config)
+        low, high = _WITH_VNNI if _has_vnni(target.machine) else _WITHOUT
+        saved = 0.0
+        rows = []
+        for each in costs.operators:
+            if not _is_product(each, layers):
+                rows.append(each)
+                continue
+            ratio = _weight_ratio(each.dtype)
+            rows.append(_in_int8(each, low, high, ratio))
+        tied = set(target.facts.get("tied", []))
+        for name, (inputs, outputs) in layers.items():
+            size = target.facts.get("element_bytes", 4)
+            kept = size if name in tied else 0
+            saved += inputs * outputs * (size - kept - 1) - 4 * outputs
+        held = costs.weight_bytes - saved
+        return dataclasses.replace(
+            costs,
+            operators=tuple(rows),
+            weight_bytes=held,
+            peak_low_bytes=max(held, costs.peak_low_bytes - saved),
+            peak_high_bytes=max(held, costs.peak_high_bytes - saved),
+            quality_risk="medium" if costs.quality_risk in ("none", "low") else costs.quality_risk,
+            basis=(
+                *costs.basis,
+                f"dynamic_int8: {len(layers)} layers at {low:.2f} to {high:.2f} of their product's time"
+                f" plus {_CALL_LOW_MS:.3f} to {_CALL_HIGH_MS:.3f} ms a call",
+            ),
+        )
+
+    def suggest(self, target: Target) -> Suggestion | None:
+        """Where large Linear layers hold much of the time; for decoding, where weights are most of what moves."""
+        layers = _chosen(target.facts.get("layers", {}), target.config)
+        profile = target.profile
+        if not layers or profile is None or target.facts.get("kind") == "train_step":
+            return None
+        rows = [each for each in profile.operators if each.module in layers]
+        timed = [each for each in rows if each.self_time_ms and each.calls]
+        total = sum(each.self_time_ms or 0.0 for each in profile.operators)
+        slow = [each for each in timed if (each.self_time_ms or 0.0) / each.calls > _WORTH_MS]
+        share = sum(each.self_time_ms or 0.0 for each in slow) / total if total else 0.0
+        if share < 0.2:
+            return None
+        moved = sum(each.moved_bytes for each in slow)
+        weights = sum(each.weight_bytes * each.calls for each in slow)
+        names = tuple(dict.fromkeys(each.module for each in slow))
+        bound = "memory-bound" if moved and weights / moved > 0.5 else "compute-bound"
+        return Suggestion(
+            rule="memory-bound decode"
+            if bound == "memory-bound"
+            else "float products where int8 is faster",
+            title="Quantize Linear layers to int8",
+            summary=(
+                f"{share:.0%} of the operators' time is in {bound} products of {len(names)} Linear layers;"
+                " int8 reads a quarter of their bytes."
+            ),
+            steps=(Step(self.name),),
+            evidence=(
+                Evidence(
+                    "share of the operators' time in these layers", 100 * share, "%", names[:50]
+                ),
+                Evidence("weights read", float(weights), "bytes a run"),
+                Evidence("all that they move", float(moved), "bytes a run"),
+            ),
+            risk="medium",
+            next_step="Add dynamic_int8 and look at the quality; exclude the layers that hurt.",
+            theory=self.theory,
+        )
+
+    def apply(self, program: Program, context: BuildContext) -> Program:
+        """Replaces the chosen layers, the same layer in two places once."""
+        from engine.optimize.quantize.selecting import quantize_layers_
+
+        program.notes += quantize_layers_(program, context)
+        return program
+
+    def verify(self, before: Fingerprint, after: Fingerprint) -> Realness:
+        """Int8 bytes are held, and int8 kernels ran."""
+        held = after.dtype_bytes.get("int8", 0)
+        if held <= before.dtype_bytes.get("int8", 0):
+            return Realness("NO-OP", "no weights are held in int8", 0.0)
+        kernels = sum(
+            count for name, count in after.operators.items()
+            if "linear_dynamic" in name or "_int_mm" in name
+        )  # fmt: skip
+        if not kernels:
+            return Realness("SIMULATED", "weights are held in int8, but no int8 kernel ran", 0.0)
+        share = held / max(1, held + sum(
+            size for name, size in after.dtype_bytes.items() if name != "int8"
+        ) // 4)  # fmt: skip
+        detail = f"{held / 1e6:.1f} MB held in int8, {kernels} int8 products in a short run"
+        if after.bytes_held > before.bytes_held:
+            return Realness("PARTIAL", f"{detail}; more bytes are held than before", share)
+        return Realness("REAL", detail, share)
+
+
+def _has_vnni(machine: Machine) -> bool:
+    return any(each in machine.features for each in _VNNI)
+
+
+def _chosen(layers: dict[str, Any], config: Any) -> dict[str, tuple[int, int]]:
+    patterns = [part.strip() for part in config.exclude.split("|") if part.strip()]
+    return {
+        name: (int(sizes[0]), int(sizes[1]))
+        for name, sizes in layers.items()
+        if min(sizes) >= config.min_features and not any(each in name for each in patterns)
+    }
+
+
+def _is_product(row: OperatorCost, layers: dict[str, tuple[int, int]]) -> bool:
+    return row.module in layers and any(each in row.name for each in _PRODUCTS)
+
+
+def _weight_ratio(dtype: str) -> float:
+    return 0.5 if "16" in dtype else 0.25
+
+
+def _in_int8(row: OperatorCost, low: float, high: float, weight_ratio: float) -> OperatorCost:
+    work_low = max(0.0, row.time_low_ms - row.overhead_ms)
+    work_high = max(0.0, row.time_high_ms - row.overhead_ms)
+    return dataclasses.replace(
+        row,
+        time_low_ms=row.overhead_ms + work_low * low + row.calls * _CALL_LOW_MS,
+        time_high_ms=row.overhead_ms + work_high * high + row.calls * _CALL_HIGH_MS,
+        weight_bytes=row.weight_bytes * weight_ratio,
+        moved_bytes=row.moved_bytes - row.weight_bytes * row.calls * (1 - weight_ratio),
+        dtype="int8",
+    )
