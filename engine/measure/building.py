@@ -12,7 +12,8 @@ from engine.optimize.technique import technique
 from engine.program import Program
 from engine.records import Recipe, Study, WorkloadRequest, from_plain, to_plain
 
-# A compiled graph and packed weights hide their operators; neither changes how many FLOPs there are.
+# A compiled graph and packed weights hide their operators; neither changes how many FLOPs there
+# are.
 _HIDING = ("precision", "runtime")
 
 

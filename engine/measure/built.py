@@ -20,8 +20,8 @@ class Built:
         labels: what the loss takes; for `train_step` only.
         has_classes: whether the last dimension of the outputs are the classes of an answer, so that
             top-1 agreement and KL mean something; None leaves it to the labels and the decoder.
-        counted: gives the program that FLOPs are counted on, where the built one hides its operators
-            (a compiled graph, packed weights); None counts the built one.
+        counted: gives the program that FLOPs are counted on, where the built one hides its
+            operators (a compiled graph, packed weights); None counts the built one.
     """
 
     program: Program

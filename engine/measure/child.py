@@ -1,7 +1,7 @@
 """The process of one variant: `python -m engine.measure.child DESCRIPTOR PARENT`.
 
-It answers questions that come through the inherited descriptor, one after the other, and is stopped in
-between. Nothing else runs in it, and what it prints goes to its log.
+It answers questions that come through the inherited descriptor, one after the other, and is
+stopped in between. Nothing else runs in it, and what it prints goes to its log.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ def error_of(error: Exception) -> dict[str, str]:
     lines = f"{error}".strip().splitlines() or [""]
     message = f"{type(error).__name__}: {lines[0]}"[:300]
     is_memory = isinstance(error, MemoryError) or any(
-        word in f"{type(error).__name__} {error}".lower() for word in (*_MEMORY_WORDS, "outofmemory")
+        word in f"{type(error).__name__} {error}".lower()
+        for word in (*_MEMORY_WORDS, "outofmemory")
     )
     if is_memory:
         hint = "Use a smaller batch or model, or compare fewer variants at once."

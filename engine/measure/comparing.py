@@ -10,10 +10,11 @@ from typing import Any
 
 from engine.measure.composing import Composer
 from engine.measure.environment import child_environment, threads_of
+from engine.measure.lifetime import available_bytes
 from engine.measure.machine_state import warnings_about
-from engine.measure.measuring import DoesNotFit, Plan, measure_together
+from engine.measure.measuring import Plan
 from engine.measure.naming import unique_names
-from engine.measure.reloading import measure_reloaded
+from engine.measure.reloading import measure
 from engine.measure.variant_process import Entrant
 from engine.optimize.recipe import recipe_text
 from engine.records import Comparison, Prediction, Recipe, Settings, Study, content_id, to_plain
@@ -64,8 +65,9 @@ def compare(
         plan = Plan(
             entrants, _CONTROL, frozenset(variants), frozenset(names[1:]), chosen, Path(folder),
             score_first=study.workload.kind == "train_step", progress=progress,
+            available=available_bytes,
         )  # fmt: skip
-        measured = _measured(plan)
+        measured = measure(plan)
         composer = Composer(plan, measured, study, predictions or {})
         results = tuple(composer.result(name, recipe) for name, recipe in variants.items())
     by_text = {recipe_text(r): name for name, r in (prefixes | variants).items()}
@@ -76,13 +78,6 @@ def compare(
         method=measured.method, created=begun, seconds=time.time() - begun, waterfall=waterfall,
         warnings=(*noticed, *measured.warnings, *composer.warnings()),
     )  # fmt: skip
-
-
-def _measured(plan: Plan) -> Any:
-    try:
-        return measure_together(plan)
-    except DoesNotFit:
-        return measure_reloaded(plan)
 
 
 def _prefixes(recipes: Sequence[Recipe], variants: Mapping[str, Recipe]) -> dict[str, Recipe]:

@@ -141,7 +141,7 @@ class Composer:
             return Interval(1.0, 1.0, 1.0)
         if len(ours) < 2:
             return None
-        return ratio_interval(ours, theirs, block=self._measured.block)
+        return ratio_interval(ours, theirs, block=self._measured.blocks.get(second))
 
     def _verdict(self, name: str, speedup: Interval | None) -> VerdictWord:
         if name in self._measured.failures or speedup is None:

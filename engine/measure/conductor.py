@@ -22,8 +22,8 @@ class Samples:
     """What was timed, by variant.
 
     Attributes:
-        rounds: the mean run of each block, in ms, by round; a round that a variant did not play in is
-            absent.
+        rounds: the mean run of each block, in ms, by round; a round that a variant did not play in
+            is absent.
         runs_ms: every single run.
         prefill_ms, step_ms: of generation: until the first token, and for each further one.
     """

@@ -20,8 +20,8 @@ _OOM_FIRST = "500"
 def die_with(parent: int) -> None:
     """This process is killed when its parent ends, however that happens.
 
-    On Linux the kernel does it. Elsewhere the end of the pipe does, and a stopped child in a process
-    group that has become an orphan is sent SIGHUP and SIGCONT (POSIX).
+    On Linux the kernel does it. Elsewhere the end of the pipe does, and a stopped child in a
+    process group that has become an orphan is sent SIGHUP and SIGCONT (POSIX).
     """
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -64,7 +64,10 @@ def available_bytes() -> int:
     free = int(psutil.virtual_memory().available)
     for limit, usage in (
         ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+        (
+            "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+            "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+        ),
     ):
         with contextlib.suppress(OSError, ValueError):
             left = int(Path(limit).read_text()) - int(Path(usage).read_text())

@@ -1,4 +1,4 @@
-"""Measures variants that fit in memory together: loads all, interleaves them, then asks the rest."""
+"""Measures variants that fit in memory together: loads all, interleaves, asks the rest."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from engine.errors import OutOfMemory, by_kind
+from engine.errors import by_kind
 from engine.measure.conductor import Conductor, Samples
 from engine.measure.lifetime import available_bytes
 from engine.measure.statistics import FEWEST_ROUNDS, ratio_interval, verdict
@@ -73,7 +73,7 @@ class Measured:
 
     Attributes:
         facts: by variant: sizes, seconds, peaks, FLOPs and texts, as far as they are known.
-        block: rounds that share a stretch, where the way of measuring sets it.
+        blocks: rounds that share a stretch, by variant, where the way of measuring sets them.
     """
 
     samples: Samples = field(default_factory=Samples)
@@ -82,7 +82,7 @@ class Measured:
     rounds: int = 0
     method: str = ""
     warnings: list[str] = field(default_factory=list)
-    block: int | None = None
+    blocks: dict[str, int] = field(default_factory=dict)
 
     def require(self, baseline: str) -> None:
         """Nothing can be compared where the baseline itself has failed.
@@ -147,7 +147,7 @@ def started(entrants: Sequence[Entrant], plan: Plan) -> Iterator[list[VariantPro
             each.kill()
 
 
-def load(process: VariantProcess, plan: Plan, found: Measured) -> None:
+def load(process: VariantProcess, found: Measured) -> None:
     """Builds a variant, runs it once and keeps what that tells.
 
     Raises:
@@ -212,10 +212,8 @@ def _load_all(
         if ready and plan.available() < _SPARE * largest:
             raise DoesNotFit
         try:
-            load(process, plan, found)
+            load(process, found)
         except VariantFailed as failure:
-            if ready and failure.record.kind == OutOfMemory.__name__:
-                raise DoesNotFit from failure
             process.kill()
             found.failures[process.name] = failure.record
             found.require(plan.baseline)

@@ -25,6 +25,4 @@ def pareto_front(
 
 def _is_beaten(point: tuple[float, float], others: Sequence[tuple[float, float]]) -> bool:
     latency, quality = point
-    return any(
-        other != point and other[0] <= latency and other[1] >= quality for other in others
-    )
+    return any(other != point and other[0] <= latency and other[1] >= quality for other in others)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import itertools
 import math
 import time
 from collections.abc import Callable
@@ -131,7 +132,7 @@ class Performer:
             del outputs
             synchronize(built.program.context.device)
             marks.append(time.perf_counter())
-        runs = [1e3 * (after - before) for before, after in zip(marks, marks[1:], strict=False)]
+        runs = [1e3 * (after - before) for before, after in itertools.pairwise(marks)]
         return {"runs_ms": runs, "prefill_ms": prefill, "step_ms": steps}
 
     def _timed(self) -> tuple[float, Any]:
@@ -143,13 +144,9 @@ class Performer:
         return time.perf_counter() - start, outputs
 
     def _run(self) -> Any:
+        from engine.profile.execution import run_workload
+
         built = self._ready()
-        try:
-            from engine.profile.execution import run_workload
-        except ImportError:
-            if built.workload.kind == "generate":
-                return built.program.generate(built.inputs, built.workload.new_tokens or 1)
-            return built.program.forward(built.inputs)
         return run_workload(built.program, built.workload, built.inputs, built.labels)
 
     def _ready(self) -> Built:

@@ -66,7 +66,7 @@ def evaluate(
         logits = ask(example.inputs).detach().float().cpu()
         _require_finite(logits, index)
         first = logits if first is None else first
-        outputs_differ = outputs_differ or logits is not first and not torch.equal(logits, first)
+        outputs_differ = outputs_differ or not torch.equal(logits, first)
         if _is_answer(quality.metric, example, logits, has_classes, program):
             _keep_answers(found, example, logits)
         score(found, example, logits)

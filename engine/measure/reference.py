@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# A vocabulary of 50,000 is 0.2 MB a row: more rows than these would fill a disk and say little more.
+# A vocabulary of 50,000 is 0.2 MB a row: more rows than these would fill a disk and say little
+# more.
 _LIMIT_BYTES = 256 << 20
 
 

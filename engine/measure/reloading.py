@@ -1,16 +1,50 @@
-"""Measures variants that do not fit in memory together: one at a time, reloaded in A-B-B-A order."""
+"""Measures variants that do not fit in memory together: reloaded in turn, in A-B-B-A order."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 
+from engine.errors import OutOfMemory
 from engine.measure.conductor import BLOCK_MS, Conductor
-from engine.measure.measuring import Measured, Plan, ask_costs_of, load, score_one, started
+from engine.measure.measuring import (
+    DoesNotFit,
+    Measured,
+    Plan,
+    ask_costs_of,
+    load,
+    measure_together,
+    score_one,
+    started,
+)
 from engine.measure.variant_process import Entrant, VariantFailed, VariantProcess
 
 _CYCLES = 2
 _FEWEST_BLOCKS = 2  # 2 cycles of 2 visits of 2 blocks: 8 rounds
+
+
+def measure(plan: Plan) -> Measured:
+    """All together where memory holds them, else in turn; what ran out of memory is tried alone.
+
+    Raises:
+        WorkbenchError: the baseline failed.
+    """
+    try:
+        found = measure_together(plan)
+    except DoesNotFit:
+        return measure_reloaded(plan)
+    crowded = [
+        each
+        for each in plan.entrants
+        if each.name in found.failures
+        and found.failures[each.name].kind == OutOfMemory.__name__
+        and _fits_alone(each, plan)
+    ]
+    if crowded:
+        smaller = dataclasses.replace(plan, entrants=[plan.entrants[0], *crowded])
+        _join(found, measure_reloaded(smaller), plan)
+    return found
 
 
 def measure_reloaded(plan: Plan) -> Measured:
@@ -24,17 +58,18 @@ def measure_reloaded(plan: Plan) -> Measured:
     found = Measured()
     wanted = max(_FEWEST_BLOCKS, math.ceil(plan.settings.rounds / (2 * _CYCLES)))
     order = _visits(plan.entrants)
+    last = {entrant.name: index for index, (entrant, _) in enumerate(order)}
     for index, (entrant, half) in enumerate(order):
         if entrant.name in found.failures:
             continue
         plan.progress(index / len(order), f"Visiting {entrant.name}")
         with started([entrant], plan) as (process,):
-            is_last = index == max(i for i, (e, _) in enumerate(order) if e.name == entrant.name)
-            _visit(process, plan, found, half * wanted, wanted, is_last)
+            is_last = index == last[entrant.name]
+            _visit(process, plan, found, first=half * wanted, wanted=wanted, is_last=is_last)
         found.require(plan.baseline)
     _control(plan, found, wanted)
     found.rounds = max(len(each) for each in found.samples.rounds.values())
-    found.block = wanted
+    found.blocks = dict.fromkeys(found.samples.rounds, wanted)
     found.method = (
         "the variants do not fit in memory together: one at a time, reloaded in A-B-B-A order,"
         f" {2 * _CYCLES} visits each; ratio: median of per-round log ratios, 95 % interval by block"
@@ -44,6 +79,37 @@ def measure_reloaded(plan: Plan) -> Measured:
         "The variants did not fit in memory together and were reloaded in turn: intervals are wide."
     )
     return found
+
+
+def _fits_alone(entrant: Entrant, plan: Plan) -> bool:
+    with started([entrant], plan) as (process,):
+        try:
+            load(process, Measured())
+        except VariantFailed:
+            return False
+    return True
+
+
+def _join(found: Measured, later: Measured, plan: Plan) -> None:
+    """Adds what was measured in turn; its rounds get numbers of their own, so that they pair."""
+    names = [name for name in later.samples.rounds if name != plan.control]
+    for name in names:
+        ours = found.samples.rounds.setdefault(name, {})
+        ours |= {found.rounds + n: mean for n, mean in later.samples.rounds[name].items()}
+        for kept, more in (
+            (found.samples.runs_ms, later.samples.runs_ms),
+            (found.samples.prefill_ms, later.samples.prefill_ms),
+            (found.samples.step_ms, later.samples.step_ms),
+        ):
+            kept.setdefault(name, []).extend(more[name])
+        if name != plan.baseline:
+            found.failures.pop(name, None)
+            found.facts[name] = later.facts[name]
+            found.blocks[name] = later.blocks[name]
+    found.failures |= later.failures
+    alone = ", ".join(name for name in names if name != plan.baseline)
+    found.method += f"; {alone}: reloaded in A-B-B-A order with the baseline, for lack of memory"
+    found.warnings.append(f"{alone} did not fit in memory beside the others: intervals are wide.")
 
 
 def _visits(entrants: Sequence[Entrant]) -> list[tuple[Entrant, int]]:
@@ -57,12 +123,12 @@ def _visits(entrants: Sequence[Entrant]) -> list[tuple[Entrant, int]]:
 
 
 def _visit(
-    process: VariantProcess, plan: Plan, found: Measured, first: int, wanted: int, is_last: bool
+    process: VariantProcess, plan: Plan, found: Measured, *, first: int, wanted: int, is_last: bool
 ) -> None:
     name = process.name
     scores_now = is_last if name != plan.baseline and not plan.score_first else first == 0
     try:
-        load(process, plan, found)
+        load(process, found)
     except VariantFailed as failure:
         found.failures[name] = failure.record
         return

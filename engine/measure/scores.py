@@ -1,7 +1,7 @@
 """The quality of a variant, example by example, and what follows from it; numpy, no torch.
 
-A child writes its scores into a folder and the conductor reads them: what is many goes through files, not
-through the pipe.
+A child writes its scores into a folder and the conductor reads them: what is many goes through
+files, not through the pipe.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ Integers = NDArray[np.int64]
 class Scores:
     """What one program did on the evaluation examples.
 
-    An item is one answer: a window's token, an image, a row. Examples are what is drawn again for an
-    interval: a window for perplexity, an item for accuracy and macro F1, a call else.
+    An item is one answer: a window's token, an image, a row. Examples are what is drawn again for
+    an interval: a window for perplexity, an item for accuracy and macro F1, a call else.
 
     Attributes:
         metric: "perplexity", "accuracy", "macro_f1", "relative_error" or the model's own.
@@ -42,8 +42,9 @@ class Scores:
             `compared` items.
         compared: items that `divergence` sums over.
         decoder_difference, decoder_baseline: squared, by prompt, on the baseline's own tokens.
-        tokens: greedy tokens of each prompt [prompts, new_tokens]; empty where it does not generate.
-        consistency: relative error between the decoder's logits and one full forward of this program.
+        tokens: greedy ones of each prompt [prompts, new_tokens]; empty where nothing is generated.
+        consistency: relative error between the decoder's logits and one full forward of this
+        program.
     """
 
     metric: str
@@ -109,8 +110,8 @@ def compare_quality(baseline: Scores, variant: Scores, *, seed: int = 0) -> Qual
 def compare_fidelity(baseline: Scores, variant: Scores) -> Fidelity:
     """How close the variant's outputs stay to the baseline's.
 
-    The relative error is the larger one of the full forward and of the decoder on the baseline's own
-    tokens, so that a wrong cache cannot hide behind a right forward.
+    The relative error is the larger one of the full forward and of the decoder on the baseline's
+    own tokens, so that a wrong cache cannot hide behind a right forward.
     """
     forward = _relative(variant.squared_difference, variant.squared_baseline)
     decoder = _relative(variant.decoder_difference, variant.decoder_baseline)
@@ -164,7 +165,8 @@ def _prompts(baseline: Scores, variant: Scores) -> int | None:
 def _changed(baseline: Scores, variant: Scores) -> NDArray[np.bool_] | None:
     if not len(baseline.predicted) or baseline.predicted.shape != variant.predicted.shape:
         return None
-    return baseline.predicted != variant.predicted
+    changed: NDArray[np.bool_] = baseline.predicted != variant.predicted
+    return changed
 
 
 def _relative(difference: Floats, baseline: Floats) -> float:

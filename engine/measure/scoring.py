@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from engine.measure.built import Built
 from engine.measure.channel import Message
 from engine.measure.generating import Continuations, continue_prompts, through_decoder
-from engine.measure.quality import Evaluation, evaluate, scoring_program
+from engine.measure.quality import Evaluation, Predict, evaluate, scoring_program
 from engine.measure.reference import Reference
 from engine.measure.scores import Scores
 from engine.models.quality import Example
@@ -42,9 +43,7 @@ def score(
     built = dataclasses.replace(built, quality=quality)
     continued = Continuations()
     if built.program.decoder is not None and built.workload.kind == "generate":
-        continued = continue_prompts(
-            built, Path(reference), is_baseline=is_baseline, limit=prompts
-        )
+        continued = continue_prompts(built, Path(reference), is_baseline=is_baseline, limit=prompts)
     outputs = Reference(Path(reference), is_baseline, len(kept), _has_classes(built))
     found, notes = _evaluated(built, outputs, continued)
     _scores(found, outputs, continued).save(Path(folder))
@@ -54,16 +53,14 @@ def score(
 def _evaluated(
     built: Built, outputs: Reference, continued: Continuations
 ) -> tuple[Evaluation, list[str]]:
-    program, notes, predict = scoring_program(built.program), [], None
+    program, notes = scoring_program(built.program), []
+    predict: Predict | None = None
     if continued.consistency > _INCONSISTENT:
         notes.append(
             f"its decoder's logits differ from its own full forward by {continued.consistency:.0%}:"
             " the quality is that of the decoder."
         )
-
-        def predict(inputs):  # type: ignore[no-untyped-def]
-            return through_decoder(program, inputs)
-
+        predict = functools.partial(through_decoder, program)
     found = evaluate(
         built.program, built.quality, built.workload, has_classes=built.has_classes,
         on_outputs=outputs.take, predict=predict,

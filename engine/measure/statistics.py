@@ -76,7 +76,11 @@ def ratio_interval(
     medians = bootstrap_medians(logs, block=length, seed=seed)
     low, high = np.percentile(medians, (2.5, 97.5))
     wider = _widening(len(logs), length, autocorrelation(logs))
-    low, high = centre - wider * max(0.0, centre - low), centre + wider * max(0.0, high - centre)
+    # A handful of rounds that look alike could stretch it without end: it ends as far outside of
+    # what was seen as what was seen is wide.
+    seen = float(np.ptp(logs))
+    low = max(centre - wider * max(0.0, centre - low), float(logs.min()) - seen)
+    high = min(centre + wider * max(0.0, high - centre), float(logs.max()) + seen)
     return Interval(math.exp(centre), _exp(low), _exp(high))
 
 
@@ -140,8 +144,6 @@ def paired_interval(
     own = np.percentile(pairs[:, 1], (2.5, 97.5))
     difference = np.percentile(pairs[:, 1] - pairs[:, 0], (2.5, 97.5))
     return (float(own[0]), float(own[1])), (float(difference[0]), float(difference[1]))
-
-
 
 
 def _widening(rounds: int, block: int, rho: float) -> float:

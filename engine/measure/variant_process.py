@@ -60,10 +60,11 @@ class VariantProcess:
         self._channel, theirs = Channel.pair()
         with theirs, log.open("wb") as output:
             # A group of its own in our session: it can be stopped as a whole, and it is still ours.
+            program = [sys.executable, "-m", "engine.measure.child"]
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "engine.measure.child", str(theirs.fileno()), str(os.getpid())],
-                env=dict(entrant.environment), stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-                pass_fds=[theirs.fileno()], process_group=0,
+                [*program, str(theirs.fileno()), str(os.getpid())],
+                env=dict(entrant.environment), stdin=subprocess.DEVNULL, stdout=output,
+                stderr=output, pass_fds=[theirs.fileno()], process_group=0,
             )  # fmt: skip
 
     @property

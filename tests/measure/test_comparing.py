@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from engine.errors import NumericalFailure
-from engine.measure import comparing, measuring
+from engine.measure import comparing, reloading
 from engine.measure.measuring import rounds_within
 from engine.records import (
     Comparison,
@@ -40,7 +40,11 @@ def study(kind: str = "forward", **workload: Any) -> Study:
 
 
 def compare(
-    tmp_path: Path, *recipes: Recipe, of: Study | None = None, settings: Settings = QUICK, **how: Any
+    tmp_path: Path,
+    *recipes: Recipe,
+    of: Study | None = None,
+    settings: Settings = QUICK,
+    **how: Any,
 ) -> Comparison:
     return comparing.compare(
         of or study(batch=4), recipes, request={}, cache=tmp_path / "cache", settings=settings,
@@ -115,7 +119,7 @@ def test_a_generation_is_timed_in_its_phases_and_its_cache_is_tried(tmp_path: Pa
 
 
 def test_a_broken_baseline_ends_the_comparison(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
     with pytest.raises(NumericalFailure, match="baseline"):
         comparing.compare(
@@ -128,7 +132,7 @@ def test_a_broken_baseline_ends_the_comparison(
 def test_variants_too_large_together_are_reloaded_in_turn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(measuring.Plan, "available", staticmethod(lambda: 0))
+    monkeypatch.setattr(comparing, "available_bytes", lambda: 0)
     found = compare(tmp_path, steps("slow", ms=6.0))
     assert "A-B-B-A" in found.method
     assert any("reloaded" in each for each in found.warnings)
@@ -136,6 +140,20 @@ def test_variants_too_large_together_are_reloaded_in_turn(
     assert found.variants[1].verdict == "SLOWER"
     assert found.variants[1].quality is not None
     assert found.noise_floor is not None
+
+
+def test_what_ran_out_of_memory_beside_the_others_is_measured_in_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reloading, "_CYCLES", 1)  # half the processes to start
+    found = compare(tmp_path, steps("greedy", mark=str(tmp_path / "mark")))
+    _, greedy = found.variants
+    # It was killed the first time, when the others were there, and not again.
+    assert greedy.error is None
+    assert greedy.quality is not None
+    assert greedy.verdict in ("EQUIVALENT", "INCONCLUSIVE")
+    assert "interleaved" in found.method
+    assert "A-B-B-A" in found.method
 
 
 def test_rounds_shrink_with_the_budget_but_never_below_eight() -> None:

@@ -18,7 +18,8 @@ def test_rounds_are_interleaved_in_random_order_with_blocks_of_at_least_5_ms(sta
     samples = conductor.samples
     for name in ("a", "b"):
         assert sorted(samples.rounds[name]) == list(range(8))
-        # Every block's runs add up to 5 ms or more: BLOCK_MS is aimed at, from the fastest run seen.
+        # Every block's runs add up to 5 ms or more: BLOCK_MS is aimed at, from the fastest run
+        # seen.
         assert sum(samples.runs_ms[name]) >= 8 * BLOCK_MS / 2
         assert len(samples.runs_ms[name]) > 8
 

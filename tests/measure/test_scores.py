@@ -50,9 +50,7 @@ def test_a_difference_is_paired() -> None:
     worse = right.copy()
     worse[np.flatnonzero(right)[:6]] = 0.0
     ones = np.ones(300)
-    found = compare_quality(
-        scores(values=right, weights=ones), scores(values=worse, weights=ones)
-    )
+    found = compare_quality(scores(values=right, weights=ones), scores(values=worse, weights=ones))
     assert found is not None
     assert found.samples == 300
     assert found.difference == pytest.approx(-6 / 300)

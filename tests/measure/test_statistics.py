@@ -122,9 +122,7 @@ def test_p95_is_between_the_neighbouring_samples() -> None:
 @pytest.mark.parametrize(
     ("baseline", "variant"), [([1.0, 2.0], [1.0]), ([0.0], [1.0]), ([], []), ([math.nan], [1.0])]
 )
-def test_samples_that_say_nothing_are_refused(
-    baseline: list[float], variant: list[float]
-) -> None:
+def test_samples_that_say_nothing_are_refused(baseline: list[float], variant: list[float]) -> None:
     with pytest.raises(ValueError, match=r"Rounds|Times|Samples"):
         statistics.ratio_interval(baseline, variant)
 

@@ -40,9 +40,7 @@ def test_a_failed_build_crosses_with_kind_message_and_hint(start: Start) -> None
     assert record.message == "dynamic_int8: no Linear here."
 
 
-@pytest.mark.parametrize(
-    ("name", "kind"), [("SIGKILL", "OutOfMemory"), ("SIGABRT", "JobCrashed")]
-)
+@pytest.mark.parametrize(("name", "kind"), [("SIGKILL", "OutOfMemory"), ("SIGABRT", "JobCrashed")])
 def test_a_killed_child_is_told_from_a_crash(start: Start, name: str, kind: str) -> None:
     with pytest.raises(VariantFailed) as caught:
         load(start("dies", "crashing", signal=name))
@@ -69,7 +67,8 @@ def test_no_answer_in_time_ends_the_child(start: Start) -> None:
 
 def test_settings_of_the_shell_are_not_inherited() -> None:
     given = {"PATH": "/bin", "OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0",
-             "MKL_DEBUG_CPU_TYPE": "5", "TORCHINDUCTOR_CACHE_DIR": "/c", "OMP_NUM_THREADS": "9"}  # fmt: skip
+             "MKL_DEBUG_CPU_TYPE": "5", "TORCHINDUCTOR_CACHE_DIR": "/c",
+             "OMP_NUM_THREADS": "9"}  # fmt: skip
     found = child_environment(3, inherited=given)
     assert found["OMP_NUM_THREADS"] == found["MKL_NUM_THREADS"] == "3"
     assert found["PATH"] == "/bin"

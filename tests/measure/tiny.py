@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -38,7 +39,7 @@ class Work(nn.Module):
 
 
 def classifier(arguments: dict[str, Any], report: Report) -> Built:
-    """A classifier on random data, with labels that the plain model gets right two times of three."""
+    """A classifier on random data; the plain model gets two labels of three right."""
     report(0.5, "building")
     module = Work(
         arguments.get("layers", 4),
@@ -133,11 +134,16 @@ def broken(arguments: dict[str, Any], report: Report) -> Built:
 
 
 def by_recipe(arguments: dict[str, Any], report: Report) -> Built:
-    """What the recipe's steps say: `slow:ms=5`, `same`, or a BUILDER that fails with its arguments."""
+    """What the recipe's steps say: `slow:ms=5`, `same`, or a builder that fails."""
     steps = {step["technique"]: step["params"] for step in arguments["recipe"]["steps"]}
     for name in ("refused", "crashing", "broken"):
         if name in steps:
             return globals()[name](steps[name], report)
+    if "greedy" in steps:
+        mark = Path(steps["greedy"]["mark"])
+        if not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
     kind = arguments["study"]["workload"]["kind"]
     if kind == "generate":
         return generator({"wrong_cache": "wrong_cache" in steps}, report)
