@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import time
 from collections.abc import Callable, Sequence
@@ -58,7 +59,9 @@ class AotInductor(Runtime):
                 run = _loaded(exported, context.cache)
                 _compare(run, module.functions[name], examples[name])
                 module.functions[name].use(run)
-            notes.append("Prefill and step are compiled; forward, which quality is read from, is not.")
+            notes.append(
+                "Prefill and step are compiled; forward, which quality is read from, is not."
+            )
         else:
             context.progress(0.1, "compiling")
             exported, freedom = exported_forward(module, context.inputs)
@@ -66,7 +69,7 @@ class AotInductor(Runtime):
             run = _loaded(exported, context.cache)
             named = isinstance(context.inputs, dict)
             given = () if named else context.inputs
-            _compare(run, module, given, context.inputs if named else {})  # type: ignore[arg-type]
+            _compare(run, module, given, context.inputs if named else {})
             module = CompiledModule(module, run)
         seconds = time.perf_counter() - started
         notes.append(f"Compiled in {seconds:.0f} s.")
@@ -75,7 +78,9 @@ class AotInductor(Runtime):
         return prepared
 
 
-def decoder_examples(graphs: DecoderGraphs, ids: torch.Tensor) -> dict[str, tuple[torch.Tensor, ...]]:
+def decoder_examples(
+    graphs: DecoderGraphs, ids: torch.Tensor
+) -> dict[str, tuple[torch.Tensor, ...]]:
     """Inputs of prefill and step to export with: three sequences of a few tokens."""
     import torch
 
@@ -98,7 +103,8 @@ def exported_decoder(
 
     batch = torch.export.Dim("batch", min=1, max=_MANY)
     longest = graphs.max_length or _MANY
-    # Slicing a table of the longest length whole is another code path: the exporter then leaves it out.
+    # Slicing a table of the longest length whole is another code path: the exporter then leaves
+    # it out.
     choices = []
     for most in (longest, longest - 1):
         tokens = torch.export.Dim("tokens", min=1, max=max(2, most))
@@ -156,7 +162,7 @@ def _exported(
                 module, args, kwargs, dynamic_shapes=shapes, strict=False
             )
             return exported, words
-        except Exception as error:  # noqa: BLE001 - the exporter raises many kinds
+        except Exception as error:
             failure = error
     line = str(failure).strip().splitlines()[0] if str(failure).strip() else type(failure).__name__
     raise StepRefused(
@@ -196,11 +202,12 @@ def _loaded(exported: torch.export.ExportedProgram, cache: Path | None) -> Calla
     }
     loaded.load_constants(held, check_full_update=True, user_managed=True)
 
-    def run(*args: Any, **kwargs: Any) -> Any:
-        return loaded(*args, **kwargs)
+    # The library does not own the tensors: they must live as long as it does.
+    return functools.partial(_called, loaded, held)
 
-    run.held = held  # type: ignore[attr-defined] - the library does not own them
-    return run
+
+def _called(loaded: Any, held: Any, *args: Any, **kwargs: Any) -> Any:
+    return loaded(*args, **kwargs)
 
 
 def _compare(
@@ -225,18 +232,29 @@ def _compare(
 
 
 def package_key(exported: torch.export.ExportedProgram) -> str:
-    """A name for the compiled code: the graph, its shapes, small constants, torch and the processor."""
+    """A name for compiled code: its graph, shapes, small constants, torch and the processor."""
     import platform
 
     import torch
 
     digest = hashlib.sha256()
-    for text in (torch.__version__, platform.machine(), _processor(), str(exported.range_constraints)):
+    for text in (
+        torch.__version__,
+        platform.machine(),
+        _processor(),
+        str(exported.range_constraints),
+    ):
         digest.update(text.encode())
     for node in exported.graph.nodes:
         value = node.meta.get("val")
-        shape = f"{value.shape} {value.stride()} {value.dtype} {value.device}" if isinstance(value, torch.Tensor) else ""
-        digest.update(f"{node.op} {node.name} {node.target} {node.args} {node.kwargs} {shape}\n".encode())
+        shape = (
+            f"{value.shape} {value.stride()} {value.dtype} {value.device}"
+            if isinstance(value, torch.Tensor)
+            else ""
+        )
+        digest.update(
+            f"{node.op} {node.name} {node.target} {node.args} {node.kwargs} {shape}\n".encode()
+        )
     for name, tensor in {**exported.constants, **exported.state_dict}.items():
         if isinstance(tensor, torch.Tensor) and tensor.numel() <= _SMALL_CONSTANT:
             digest.update(name.encode() + str(tensor.tolist()).encode())

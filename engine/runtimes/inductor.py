@@ -39,7 +39,7 @@ class Inductor(Runtime):
         return compiler_reasons()
 
     def prepare(self, program: Program, context: BuildContext) -> Program:
-        """Compiles the forward, or prefill and step of a decoder, and runs each until it is warm."""
+        """Compiles the forward, or prefill and step of a decoder, and runs what it compiled."""
         import torch
 
         from engine.optimize.graph.calls import CompiledModule, with_flat_cache
@@ -65,7 +65,9 @@ class Inductor(Runtime):
         try:
             warm_up(prepared, context)
         except Exception as error:  # the compiler raises many kinds
-            line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            line = (
+                str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            )
             raise StepRefused(
                 f"torch.compile failed on this model: {line[:160]}", detail=str(error)
             ) from error
@@ -93,5 +95,4 @@ def _differentiate(outputs: Any) -> None:
 
     logits = logits_of(outputs)
     if logits.requires_grad:
-        logits.float().sum().backward()
-
+        logits.float().sum().backward()  # type: ignore[no-untyped-call]

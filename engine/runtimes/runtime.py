@@ -1,8 +1,8 @@
 """The contract of a runtime: what executes a program.
 
-A runtime is one file in `engine/runtimes`, holding one class named like the file. The technique of the same
-stage asks it whether it can run here, and lets it prepare the program as the last step of a recipe. Writing
-its file format is the work of `engine/export/formats`.
+A runtime is one file in `engine/runtimes`, holding one class named like the file. The technique
+of the same stage asks it whether it can run here, and lets it prepare the program as the last
+step of a recipe. Writing its file format is the work of `engine/export/formats`.
 """
 
 from __future__ import annotations

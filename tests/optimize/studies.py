@@ -21,9 +21,7 @@ def study_of(workload: Workload, machine: Machine) -> Study:
         name="m", source="sample", architecture="m", task="text-generation", parameters=1,
         parameter_bytes=4, dtype="float32", content_hash="0",
     )  # fmt: skip
-    return Study(
-        "s", ModelReference("m"), summary, workload, QualitySpec(), machine, created=0.0
-    )
+    return Study("s", ModelReference("m"), summary, workload, QualitySpec(), machine, created=0.0)
 
 
 def profile_of(workload: Workload, machine: Machine, *rows: OperatorProfile) -> Profile:

@@ -98,7 +98,7 @@ def test_a_replaced_linear_takes_effect_in_every_graph() -> None:
         nn.init.zeros_(parameter)
     expected = model(torch.cat((ids, ids[:, :1]), 1))
     assert torch.allclose(graphs(ids), expected[:, :-1], atol=1e-5)
-    logits, *cache = graphs.prefill(ids)
+    _, *cache = graphs.prefill(ids)
     assert torch.allclose(graphs.step.run(ids[:, :1], *cache)[0], expected[:, -1], atol=1e-5)
 
 

@@ -97,7 +97,9 @@ class Rotary(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         batch, tokens, width = x.shape
-        parts = self.qkv(x).view(batch, tokens, 3, self.heads, self.head_width).permute(2, 0, 3, 1, 4)
+        parts = (
+            self.qkv(x).view(batch, tokens, 3, self.heads, self.head_width).permute(2, 0, 3, 1, 4)
+        )
         query, key, value = parts.unbind(0)
         half = self.head_width // 2
         rates = 100 ** (-torch.arange(half, device=x.device) / half)
@@ -179,7 +181,9 @@ class Layer(nn.Module):
 class Language(nn.Module):
     """Embeddings, layers, and a head that is tied to the embedding."""
 
-    def __init__(self, attention: type[nn.Module], layers: int = 1, *, positions: bool = True) -> None:
+    def __init__(
+        self, attention: type[nn.Module], layers: int = 1, *, positions: bool = True
+    ) -> None:
         super().__init__()
         self.embed = nn.Embedding(VOCABULARY, WIDTH)
         self.place = nn.Embedding(CONTEXT, WIDTH) if positions else None

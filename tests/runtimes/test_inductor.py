@@ -47,5 +47,5 @@ def test_what_the_compiler_says_becomes_one_line(
         raise RuntimeError("no such kernel\nand a long trace")
 
     monkeypatch.setattr(torch, "compile", lambda module, **_: broken)
-    with pytest.raises(StepRefused, match="failed on this model: no such kernel$"):
+    with pytest.raises(StepRefused, match=r"failed on this model: no such kernel$"):
         inductor.Inductor().prepare(cached, context("torch_compile", (tiny.prompt(),)))

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
-from engine.optimize.graph.capture import Operators, is_getitem
-from engine.optimize.graph.fused import AttentionShape, FusedAttention, gathered, linear_of
+from engine.optimize.graph.capture import Operators
+from engine.optimize.graph.heads import Attention, Head, Unfit, Weights
 from engine.optimize.graph.layout import is_layout
-from engine.optimize.graph.positions import tensor_at
+from engine.optimize.graph.nodes import args_of, is_getitem, kwargs_of, target_of, tensor_at
 
 aten = torch.ops.aten
 _SOFTMAX = {aten.softmax.int, aten._softmax.default}
@@ -20,103 +19,6 @@ _SCALES = {aten.mul.Tensor, aten.div.Tensor, aten.mul.Scalar, aten.div.Scalar}
 _PRODUCTS = {aten.matmul.default: (0, 1), aten.bmm.default: (0, 1), aten.baddbmm.default: (1, 2)}
 _CASTS = {aten.to.dtype, aten._to_copy.default, aten.to.dtype_layout, aten.type_as.default}
 _HIDDEN = -1e4
-
-
-class Unfit(Exception):
-    """An attention that cannot be fused; the message says why."""
-
-
-@dataclass(frozen=True)
-class Weights:
-    """One Linear: its weight [outputs, inputs] and bias."""
-
-    node: fx.Node
-    weight: Tensor
-    bias: Tensor | None
-
-
-@dataclass
-class Head:
-    """The heads of one softmax: which rows of which Linear they are made from.
-
-    Attributes:
-        scores, values: the two products.
-        sides: for query, key and value the Linear and its rows, int64 [heads, width].
-        scale: that scores are multiplied by.
-        causal: the mask that was found.
-    """
-
-    softmax: fx.Node
-    scores: fx.Node
-    values: fx.Node
-    sides: dict[str, tuple[Weights, Tensor]]
-    scale: float
-    causal: bool
-
-
-@dataclass
-class Attention:
-    """All heads that one output projection joins, and the smallest module around them."""
-
-    owner: str
-    heads: list[Head] = field(default_factory=list)
-    output: Weights | None = None
-    order: Tensor | None = None
-    residual: float = 0.0
-
-    def fused(self) -> FusedAttention:
-        """The same attention with one projection and one product.
-
-        Raises:
-            Unfit: heads that are not alike.
-        """
-        sizes = {(each.sides["query"][1].shape[1], each.sides["value"][1].shape[1]) for each in self.heads}
-        masks = {(round(each.scale, 6), each.causal) for each in self.heads}
-        if len(sizes) > 1 or len(masks) > 1:
-            raise Unfit("its heads differ in width, scale or mask")
-        (width, value_width), = sizes
-        count = sum(len(each.sides["query"][1]) for each in self.heads)
-        groups = self._groups()
-        rows = []
-        for side in ("query", "key", "value"):
-            step = 1 if side == "query" else count // groups
-            for linear, index in self._rows(side, step):
-                rows.append((linear.weight, linear.bias, index))
-        weight, bias = gathered(rows)
-        first = self.heads[0]
-        shape = AttentionShape(count, groups, width, value_width, first.causal, first.scale)
-        dropout = float(first.softmax.meta.get("dropout", 0.0))
-        return FusedAttention(
-            shape, linear_of(weight, bias), self._projection(), dropout=dropout, residual=self.residual
-        )
-
-    def _rows(self, side: str, step: int) -> Iterator[tuple[Weights, Tensor]]:
-        at = 0
-        for head in self.heads:
-            linear, index = head.sides[side]
-            for each in index:
-                if at % step == 0:
-                    yield linear, each
-                at += 1
-
-    def _groups(self) -> int:
-        """Key heads: query heads that share keys and values stand next to each other."""
-        keys = [
-            tuple((linear.node, *index.tolist()) for linear, index in pair)
-            for pair in zip(self._rows("key", 1), self._rows("value", 1), strict=True)
-        ]
-        distinct = len(set(keys))
-        size = len(keys) // distinct
-        alike = all(keys[at] == keys[at - at % size] for at in range(len(keys)))
-        return distinct if alike and distinct * size == len(keys) else len(keys)
-
-    def _projection(self) -> nn.Module:
-        if self.output is None or self.order is None:
-            return nn.Identity()
-        weight = torch.empty_like(self.output.weight)
-        weight[:, self.order] = self.output.weight.detach()
-        weight.requires_grad_(self.output.weight.requires_grad)
-        return linear_of(weight, self.output.bias)
 
 
 class AttentionReader:
@@ -132,7 +34,7 @@ class AttentionReader:
         heads: list[Head] = []
         refused: dict[str, str] = {}
         for node in self._nodes:
-            if node.target not in _SOFTMAX or not self._looks_like_attention(node):
+            if target_of(node) not in _SOFTMAX or not self._looks_like_attention(node):
                 continue
             try:
                 heads.append(self._head(node))
@@ -156,89 +58,97 @@ class AttentionReader:
         return complete, refused
 
     def _looks_like_attention(self, node: fx.Node) -> bool:
-        return any(user.target in _PRODUCTS for user in _through(node))
+        return any(target_of(user) in _PRODUCTS for user in _through(node))
 
     def _head(self, softmax: fx.Node) -> Head:
-        values = next(user for user in _through(softmax) if user.target in _PRODUCTS)
-        if softmax.args[1] not in (-1, softmax.meta["val"].dim() - 1):
+        values = next(user for user in _through(softmax) if target_of(user) in _PRODUCTS)
+        if args_of(softmax)[1] not in (-1, softmax.meta["val"].dim() - 1):
             raise Unfit("its softmax is not over the last dimension")
-        scores, scale, causal = self._scores(softmax.args[0])  # type: ignore[arg-type]
-        first, second = _PRODUCTS[scores.target]
+        scores, scale, causal = self._scores(args_of(softmax)[0])
+        first, second = _PRODUCTS[target_of(scores)]
         sides = {}
-        for side, place in (("query", scores.args[first]), ("key", scores.args[second])):
-            linear, index, factor = self._traced(place, transposed=side == "key")  # type: ignore[arg-type]
+        for side, place in (("query", args_of(scores)[first]), ("key", args_of(scores)[second])):
+            linear, index, factor = self._traced(place, transposed=side == "key")
             sides[side] = (linear, index)
             scale *= factor
-        if scores.target is aten.baddbmm.default:
-            scale *= float(scores.kwargs.get("alpha", 1.0))  # type: ignore[arg-type]
+        if target_of(scores) is aten.baddbmm.default:
+            scale *= float(kwargs_of(scores).get("alpha", 1.0))
             if scores.kwargs.get("beta", 1) != 0:
                 raise Unfit("it adds a bias to its scores")
-        at = _PRODUCTS[values.target][1]
-        linear, index, factor = self._traced(values.args[at], transposed=False)  # type: ignore[arg-type]
+        at = _PRODUCTS[target_of(values)][1]
+        linear, index, factor = self._traced(args_of(values)[at], transposed=False)
         if factor != 1.0:
             raise Unfit("it scales its values")
         sides["value"] = (linear, index)
-        sources = {each.node.args[0] for each, _ in sides.values()}
+        sources = {args_of(each.node)[0] for each, _ in sides.values()}
         if len(sources) > 1:
             raise Unfit("queries and keys come from two inputs (cross-attention)")
         return Head(softmax, scores, values, sides, scale, causal)
 
     def _scores(self, node: fx.Node) -> tuple[fx.Node, float, bool]:
         scale, causal = 1.0, False
-        while node.target not in _PRODUCTS:
-            target = node.target
-            if target in _SCALES and not isinstance(node.args[1], fx.Node):
-                value = float(node.args[1])  # type: ignore[arg-type]
+        while target_of(node) not in _PRODUCTS:
+            target = target_of(node)
+            if target in _SCALES and not isinstance(args_of(node)[1], fx.Node):
+                value = float(args_of(node)[1])
                 scale *= 1 / value if target in (aten.div.Tensor, aten.div.Scalar) else value
-            elif target in (aten.masked_fill.Scalar, aten.masked_fill.Tensor, aten.where.self, aten.where.ScalarOther, aten.add.Tensor):
+            elif target in (
+                aten.masked_fill.Scalar,
+                aten.masked_fill.Tensor,
+                aten.where.self,
+                aten.where.ScalarOther,
+                aten.add.Tensor,
+            ):
                 source, seen = self._mask(node)
                 causal = causal or seen
                 node = source
                 continue
             elif target not in _CASTS and not is_layout(node):
                 raise Unfit(f"{_name(node)} stands between its scores and its softmax")
-            node = node.args[0]  # type: ignore[assignment]
+            node = args_of(node)[0]
             if not isinstance(node, fx.Node):
                 raise Unfit("its scores are no product")
         return node, scale, causal
 
     def _mask(self, node: fx.Node) -> tuple[fx.Node, bool]:
         """The masked scores, and whether the mask hides exactly what comes later."""
-        masks = {aten.where.self: (1, 0, 2), aten.where.ScalarOther: (1, 0, 2), aten.add.Tensor: (0, 1, None)}
-        place, at, fill = masks.get(node.target, (0, 1, 2))
-        source, mask = node.args[place], node.args[at]
-        if node.target is aten.add.Tensor and self._is_constant(source):
+        masks = {aten.where.self: (1, 0), aten.where.ScalarOther: (1, 0)}
+        place, at = masks.get(target_of(node), (0, 1))
+        source, mask = args_of(node)[place], args_of(node)[at]
+        if target_of(node) is aten.add.Tensor and self._is_constant(source):
             source, mask = mask, source
         if not self._is_constant(mask):
             raise Unfit("its mask is an input of the model")
         value = self._value(mask, {})
-        if node.target is aten.add.Tensor:
+        if target_of(node) is aten.add.Tensor:
             if not bool(((value == 0) | (value <= _HIDDEN)).all()):
                 raise Unfit("it adds a bias to its scores")
             seen = value == 0
         else:
-            filled = self._value(node.args[fill], {}) if isinstance(node.args[fill], fx.Node) else node.args[fill]  # type: ignore[index]
+            filled = self._value(args_of(node)[2], {})
             if not bool(torch.as_tensor(filled).max() <= _HIDDEN):
                 raise Unfit("its mask does not hide scores")
-            seen = value if node.target in masks else ~value
-        tokens = source.meta["val"].shape[-1]  # type: ignore[union-attr]
+            seen = value if target_of(node) in masks else ~value
+        tokens = source.meta["val"].shape[-1]
         causal = torch.ones(tokens, tokens, dtype=torch.bool, device=seen.device).tril()
         if bool(seen.all()) and tokens > 1:
-            return source, False  # type: ignore[return-value]
+            return source, False
         if seen.shape[-2:] != causal.shape or not bool((seen == causal).all()):
             raise Unfit("its mask is neither causal nor open")
-        return source, True  # type: ignore[return-value]
+        return source, True
 
     def _traced(self, node: fx.Node, *, transposed: bool) -> tuple[Weights, Tensor, float]:
         """The Linear behind an operand, the rows that feed each head, and the scale on the way."""
         operand, scale = node, 1.0
         while not self._is_linear(node):
-            if node.target in _SCALES and not isinstance(node.args[1], fx.Node):
-                value = float(node.args[1])  # type: ignore[arg-type]
-                scale *= 1 / value if node.target in (aten.div.Tensor, aten.div.Scalar) else value
-            elif not is_layout(node) and not is_getitem(node) and node.target not in _CASTS:
+            if target_of(node) in _SCALES and not isinstance(args_of(node)[1], fx.Node):
+                value = float(args_of(node)[1])
+                scale *= (
+                    1 / value if target_of(node) in (aten.div.Tensor, aten.div.Scalar) else value
+                )
+            elif not is_layout(node) and not is_getitem(node) and target_of(node) not in _CASTS:
                 raise Unfit(f"{_name(node)} works on queries, keys or values before the product")
-            node = node.args[0]  # type: ignore[assignment]
+            node = args_of(node)[0]
         weights = self._weights(node)
         shape = node.meta["val"].shape
         numbers = torch.arange(shape[-1], dtype=torch.float64).expand(shape)
@@ -261,15 +171,19 @@ class AttentionReader:
             if len(users) != 1:
                 return node, None
             (user,) = users
-            if self._is_linear(user) and user.args[0] is node:
+            if self._is_linear(user) and args_of(user)[0] is node:
                 return user, self._weights(user)
-            if not is_layout(user) and user.target not in (aten.cat.default, *_CASTS):
+            if not is_layout(user) and target_of(user) not in (aten.cat.default, *_CASTS):
                 return node, None
             node = user
 
     def _complete(self, attention: Attention, end: fx.Node) -> None:
         paths = [each.softmax.meta.get("path", "") for each in attention.heads]
-        paths += [linear.node.meta.get("path", "") for each in attention.heads for linear, _ in each.sides.values()]
+        paths += [
+            linear.node.meta.get("path", "")
+            for each in attention.heads
+            for linear, _ in each.sides.values()
+        ]
         paths.append(end.meta.get("path", ""))
         parts = [path.split(".") if path else [] for path in paths]
         shared = []
@@ -287,7 +201,7 @@ class AttentionReader:
             batch = head.values.meta["val"].numel() // whole.numel()
             known[head.values] = whole.expand(batch, *whole.shape).reshape(shape)
             first += count * width
-        joined = end.args[0] if attention.output is not None else end
+        joined = args_of(end)[0] if attention.output is not None else end
         order = self._value(joined, known).round().long()
         flat = order.reshape(-1, order.shape[-1])
         if bool((flat != flat[:1]).any()) or sorted(flat[0].tolist()) != list(range(first)):
@@ -304,17 +218,19 @@ class AttentionReader:
             return node.meta.get("operator") is aten.linear.default
         if node.op == "placeholder" or node.op == "get_attr":
             raise Unfit("its operands come from no Linear")
-        return node.target in (aten.linear.default, aten.addmm.default)
+        return target_of(node) in (aten.linear.default, aten.addmm.default)
 
     def _weights(self, node: fx.Node) -> Weights:
         if node.op == "call_module":
-            owner = self._root.get_submodule(str(node.target))
-            return Weights(node, owner.weight, owner.bias)  # type: ignore[arg-type]
-        if node.target is aten.addmm.default:
-            bias, _, weight = node.args[:3]
+            owner = self._root.get_submodule(str(target_of(node)))
+            return Weights(node, tensor_at(self._root, f"{node.target}.weight"), owner.bias)  # type: ignore[arg-type]
+        if target_of(node) is aten.addmm.default:
+            bias, _, weight = args_of(node)[:3]
             return Weights(node, self._value(weight, {}).t(), self._value(bias, {}))
-        bias = node.args[2] if len(node.args) > 2 else None
-        return Weights(node, self._value(node.args[1], {}), None if bias is None else self._value(bias, {}))
+        bias = args_of(node)[2] if len(args_of(node)) > 2 else None
+        return Weights(
+            node, self._value(args_of(node)[1], {}), None if bias is None else self._value(bias, {})
+        )
 
     def _is_constant(self, value: Any) -> bool:
         pending, seen = [value], set()
@@ -334,17 +250,26 @@ class AttentionReader:
             return node
         if node not in known:
             if node.op == "get_attr":
-                return tensor_at(self._root, str(node.target))
+                return tensor_at(self._root, str(target_of(node)))
             if node.op == "placeholder":
                 raise Unfit("it depends on an input of the model")
-            args = fx.map_arg(node.args, lambda each: self._value(each, known))
+            args = fx.map_arg(args_of(node), lambda each: self._value(each, known))
             kwargs = fx.map_arg(node.kwargs, lambda each: self._value(each, known))
-            call = self._root.get_submodule(str(node.target)) if node.op == "call_module" else node.target
-            if node.target in _CASTS and node.args and isinstance(args[0], Tensor) and args[0].dtype == torch.float64:
+            call = (
+                self._root.get_submodule(str(target_of(node)))
+                if node.op == "call_module"
+                else target_of(node)
+            )
+            if (
+                target_of(node) in _CASTS
+                and args_of(node)
+                and isinstance(args[0], Tensor)
+                and args[0].dtype == torch.float64
+            ):
                 known[node] = args[0]
             else:
                 with torch.no_grad():
-                    known[node] = call(*args, **kwargs)  # type: ignore[operator]
+                    known[node] = call(*args, **kwargs)
         return known[node]
 
 
@@ -352,9 +277,9 @@ def _through(node: fx.Node) -> Iterator[fx.Node]:
     """The users of a node, behind layout changes and casts."""
     for user in node.users:
         yield user
-        if is_layout(user) or user.target in _CASTS:
+        if is_layout(user) or target_of(user) in _CASTS:
             yield from _through(user)
 
 
 def _name(node: fx.Node) -> str:
-    return str(node.target).removeprefix("aten.").split(".")[0]
+    return str(target_of(node)).removeprefix("aten.").split(".")[0]

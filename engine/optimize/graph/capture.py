@@ -1,8 +1,7 @@
-"""The operators of one forward as a graph over the module's own submodules, parameters and buffers."""
+"""One forward as a graph of operators over the module's own submodules and tensors."""
 
 from __future__ import annotations
 
-import operator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,12 +10,23 @@ import torch
 from torch import Tensor, fx, nn
 
 from engine.errors import StepRefused
+from engine.optimize.graph.exporting import export
+from engine.optimize.graph.nodes import (
+    SOURCE,
+    args_of,
+    expression,
+    graft,
+    is_boundary,
+    module_path,
+    same_shape,
+    target_of,
+)
 from engine.program import Inputs, logits_of, output_tensors
 
 aten = torch.ops.aten
-_SOURCE = "source."
 _EXAMPLE_BATCH, _EXAMPLE_TOKENS = 3, 11
-# One operator each, so that calling the module is the same as calling the operator with its tensors.
+# One operator each, so that calling the module is the same as calling the operator with its
+# tensors.
 _MODULES: dict[Any, tuple[type[nn.Module], tuple[int, ...]]] = {
     aten.linear.default: (nn.Linear, (1, 2)),
     aten.embedding.default: (nn.Embedding, (0,)),
@@ -31,7 +41,12 @@ _CHECKS = {
     aten.sym_constrain_range_for_size.default,
     torch._check,
 }
-_SAME = {aten.alias.default, aten.detach.default, aten.detach_.default, aten.lift_fresh_copy.default}
+_SAME = {
+    aten.alias.default,
+    aten.detach.default,
+    aten.detach_.default,
+    aten.lift_fresh_copy.default,
+}
 
 
 @dataclass
@@ -82,7 +97,9 @@ def capture(module: nn.Module, ids: Tensor, *, max_length: int | None = None) ->
     (ids_node,) = users
     shape = ids_node.meta["val"].shape
     if not isinstance(shape[1], torch.SymInt):
-        raise StepRefused(f"This model takes sequences of {tokens} tokens only, or its code asks for it.")
+        raise StepRefused(
+            f"This model takes sequences of {tokens} tokens only, or its code asks for it."
+        )
     logits = next(node for node in reversed(graph.nodes) if node.op == "output").args[0]
     symbol = expression(shape[1])
     return Captured(
@@ -148,86 +165,6 @@ def capture_operators(module: nn.Module, inputs: Inputs) -> Operators:
     return Operators(*rebuild(export(flat, flat.tensors(), None), module))
 
 
-def export(
-    module: nn.Module, inputs: tuple[Any, ...], dynamic: tuple[tuple[int, ...], ...] | None
-) -> torch.export.ExportedProgram:
-    """The module exported in evaluation mode, without in-place operators.
-
-    Args:
-        module: what is exported.
-        inputs: example inputs.
-        dynamic: for each input the dimensions that may change; None where all sizes are fixed.
-
-    Raises:
-        StepRefused: with the exporter's reason in `detail`.
-    """
-    auto = torch.export.Dim.AUTO
-    shapes = None if dynamic is None else tuple({dim: auto for dim in dims} for dims in dynamic)
-    training = module.training
-    module.eval()
-    try:
-        with torch.no_grad():
-            exported = torch.export.export(module, inputs, dynamic_shapes=shapes, strict=False)
-            if any(_needs_lowering(node) for node in exported.graph.nodes):
-                exported = exported.run_decompositions(_LOWERED)
-    except Exception as error:  # torch.export raises many kinds, all of them "cannot be exported"
-        line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise StepRefused(
-            f"torch.export cannot read this model: {line[:160]}", detail=str(error)
-        ) from error
-    finally:
-        module.train(training)
-    return exported
-
-
-def _product_of_einsum(equation: str, operands: list[Tensor], path: Any = None) -> Tensor:
-    """An einsum of two tensors as permutations around one matmul."""
-    sides, _, result = equation.replace(" ", "").partition("->")
-    first, second = sides.split(",")
-    shared = [each for each in first if each in second]
-    batch = [each for each in shared if each in result]
-    summed = [each for each in shared if each not in result]
-    rows = [each for each in first if each not in second]
-    columns = [each for each in second if each not in first]
-    left = operands[0].permute([first.index(each) for each in (*batch, *rows, *summed)])
-    right = operands[1].permute([second.index(each) for each in (*batch, *summed, *columns)])
-    ends = len(batch)
-    found = _one(_one(left, ends, len(rows)), ends + 1, len(summed)) @ _one(
-        _one(right, ends, len(summed)), ends + 1, len(columns)
-    )
-    if len(rows) != 1 or len(columns) != 1:
-        sizes = [operands[0].shape[first.index(each)] for each in rows]
-        sizes += [operands[1].shape[second.index(each)] for each in columns]
-        found = found.reshape([*found.shape[:ends], *sizes])
-    placed = [*batch, *rows, *columns]
-    return found.permute([placed.index(each) for each in result])
-
-
-def _one(value: Tensor, start: int, count: int) -> Tensor:
-    """The value with `count` dimensions from `start` on as one."""
-    if count == 0:
-        return value.unsqueeze(start)
-    return value if count == 1 else value.flatten(start, start + count - 1)
-
-
-_LOWERED = {aten.einsum.default: _product_of_einsum}
-
-
-def _is_simple_einsum(node: fx.Node) -> bool:
-    text = str(node.args[0])
-    plain = "->" in text and "." not in text and len(node.args[1]) == 2  # type: ignore[arg-type]
-    return plain and all(len(set(each)) == len(each) for each in text.replace("->", ",").split(","))
-
-
-def _needs_lowering(node: fx.Node) -> bool:
-    target = node.target
-    if node.op != "call_function" or not isinstance(target, torch._ops.OpOverload):
-        return node.op == "call_function" and isinstance(target, torch._ops.HigherOrderOperator)
-    if target in _LOWERED:
-        return _is_simple_einsum(node)
-    return target._schema.is_mutable and target not in _SAME
-
-
 def rebuild(
     exported: torch.export.ExportedProgram, source: nn.Module
 ) -> tuple[fx.Graph, nn.Module, list[fx.Node]]:
@@ -245,9 +182,11 @@ def rebuild(
                 mapped[node].meta["val"] = node.meta.get("val")
                 users.append(mapped[node])
         elif node.op == "output":
-            outputs = fx.map_arg(node.args[0], lambda arg: _read(arg, mapped, tensors, graph, root))
+            outputs = fx.map_arg(
+                args_of(node)[0], lambda arg: _read(arg, mapped, tensors, graph, root)
+            )
             graph.output(outputs[0] if len(outputs) == 1 else tuple(outputs))
-        elif node.target not in _CHECKS:
+        elif target_of(node) not in _CHECKS:
             mapped[node] = _converted(node, mapped, tensors, graph, root, source)
     graph.eliminate_dead_code(is_boundary)
     return graph, root, users
@@ -261,7 +200,7 @@ def _lifted(
     for spec in exported.graph_signature.input_specs:
         if spec.target is None:
             continue
-        name = spec.target.removeprefix(_SOURCE)
+        name = spec.target.removeprefix(SOURCE)
         tensor = _tensor_at(source, name)
         if tensor is None:
             tensor = exported.constants.get(spec.target, exported.state_dict.get(spec.target))
@@ -288,19 +227,19 @@ def _converted(
     source: nn.Module,
 ) -> Any:
     path = module_path(node)
-    if node.target in _SAME or _is_noop(node):
-        kept = _read(node.args[0], mapped, tensors, graph, root)
-        if node.target is aten.dropout.default:
-            kept.meta["dropout"] = float(node.args[1])
+    if target_of(node) in _SAME or _is_noop(node):
+        kept = _read(args_of(node)[0], mapped, tensors, graph, root)
+        if target_of(node) is aten.dropout.default:
+            kept.meta["dropout"] = float(args_of(node)[1])
         return kept
-    kind = _MODULES.get(node.target)
+    kind = _MODULES.get(target_of(node))
     if kind is not None:
         made = _as_module_call(node, path, kind, mapped, tensors, graph, root, source)
         if made is not None:
             return made
-    args = fx.map_arg(node.args, lambda arg: _read(arg, mapped, tensors, graph, root))
+    args = fx.map_arg(args_of(node), lambda arg: _read(arg, mapped, tensors, graph, root))
     kwargs = fx.map_arg(node.kwargs, lambda arg: _read(arg, mapped, tensors, graph, root))
-    made = graph.create_node(node.op, node.target, args, kwargs, name=node.name)
+    made = graph.create_node(node.op, target_of(node), args, kwargs, name=node.name)
     made.meta.update(val=node.meta.get("val"), path=path)
     return made
 
@@ -322,16 +261,20 @@ def _as_module_call(
         return None
     if type(owner) is not wanted:
         return None
-    given = [node.args[at] if at < len(node.args) else None for at in places]
+    given = [args_of(node)[at] if at < len(args_of(node)) else None for at in places]
     held = [getattr(owner, name, None) for name in ("weight", "bias")][: len(places)]
     for argument, tensor in zip(given, held, strict=True):
-        known = tensors[argument.name][1] if isinstance(argument, fx.Node) and argument.name in tensors else argument
+        known = (
+            tensors[argument.name][1]
+            if isinstance(argument, fx.Node) and argument.name in tensors
+            else argument
+        )
         if known is not tensor:
             return None
-    data = node.args[1 if wanted is nn.Embedding else 0]
+    data = args_of(node)[1 if wanted is nn.Embedding else 0]
     graft(root, path, owner)
     made = graph.call_module(path, (_read(data, mapped, tensors, graph, root),))
-    made.meta.update(val=node.meta.get("val"), path=path, operator=node.target)
+    made.meta.update(val=node.meta.get("val"), path=path, operator=target_of(node))
     return made
 
 
@@ -353,53 +296,25 @@ def _read(
     return mapped[argument]
 
 
-def graft(root: nn.Module, name: str, value: Tensor | nn.Module) -> None:
-    """Puts a module, parameter or buffer under a dotted name, with plain containers above it."""
-    path, _, leaf = name.rpartition(".")
-    owner = root
-    for part in path.split(".") if path else ():
-        if part not in owner._modules:
-            owner.add_module(part, nn.Module())
-        owner = owner._modules[part]  # type: ignore[assignment]
-    if isinstance(value, nn.Module):
-        owner.add_module(leaf, value)
-    elif isinstance(value, nn.Parameter):
-        owner.register_parameter(leaf, value)
-    elif leaf not in owner._buffers:
-        owner.register_buffer(leaf, value, persistent=False)
-
-
-def module_path(node: fx.Node) -> str:
-    """The dotted name of the innermost module that the operator was called in."""
-    for path, kind in reversed(list((node.meta.get("nn_module_stack") or {}).values())):
-        if "_empty_nn_module_stack" not in path and kind != "":
-            return str(path).split("@")[0].removeprefix(_SOURCE.rstrip(".")).removeprefix(".")
-    return ""
-
-
 def _is_noop(node: fx.Node) -> bool:
-    if node.target is aten.dropout.default:
+    if target_of(node) is aten.dropout.default:
         return True
-    if node.target in (aten.to.dtype, aten.to.device, aten.to.dtype_layout, aten._to_copy.default):
-        before, after = node.args[0].meta["val"], node.meta["val"]
-        return before.dtype == after.dtype and before.device == after.device
-    if node.target in (aten.expand.default, aten.view.default, aten.reshape.default, aten.slice.Tensor):
-        return same_shape(node.args[0].meta["val"].shape, node.meta["val"].shape)
-    return node.target is aten.contiguous.default and bool(node.args[0].op == "placeholder")
-
-
-def same_shape(one: Any, other: Any) -> bool:
-    """Whether two shapes are equal whatever the batch and length."""
-    return len(one) == len(other) and all(
-        expression(a) == expression(b) for a, b in zip(one, other, strict=True)
-    )
-
-
-def expression(size: Any) -> Any:
-    """A size as a sympy expression of the symbols of the graph."""
-    if isinstance(size, torch.SymInt):
-        return size.node.expr
-    return sympy.Integer(int(size))
+    if target_of(node) in (
+        aten.to.dtype,
+        aten.to.device,
+        aten.to.dtype_layout,
+        aten._to_copy.default,
+    ):
+        before, after = args_of(node)[0].meta["val"], node.meta["val"]
+        return bool(before.dtype == after.dtype and before.device == after.device)
+    if target_of(node) in (
+        aten.expand.default,
+        aten.view.default,
+        aten.reshape.default,
+        aten.slice.Tensor,
+    ):
+        return same_shape(args_of(node)[0].meta["val"].shape, node.meta["val"].shape)
+    return target_of(node) is aten.contiguous.default and bool(args_of(node)[0].op == "placeholder")
 
 
 def _upper(exported: torch.export.ExportedProgram, symbol: sympy.Symbol) -> int | None:
@@ -407,13 +322,3 @@ def _upper(exported: torch.export.ExportedProgram, symbol: sympy.Symbol) -> int 
     if allowed is None:
         return None
     return int(allowed.upper) if bool(allowed.upper < 2**31) else None
-
-
-def is_getitem(node: fx.Node) -> bool:
-    """Whether the node takes one of several results."""
-    return node.op == "call_function" and node.target is operator.getitem
-
-
-def is_boundary(node: fx.Node) -> bool:
-    """Whether the node is an input or the output: every other one may go when nobody reads it."""
-    return node.op in ("placeholder", "output")

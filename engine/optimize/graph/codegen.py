@@ -1,7 +1,7 @@
 """A graph as plain Python: what eager PyTorch runs with the least work around each operator.
 
-`torch.ops.aten.add.Tensor(x, y)` goes through a generic call path; `x + y` reaches the same kernel in a third
-of the time. On small models that path is most of the latency.
+`torch.ops.aten.add.Tensor(x, y)` goes through a generic call path; `x + y` reaches the same
+kernel in a third of the time. On small models that path is most of the latency.
 """
 
 from __future__ import annotations
@@ -83,16 +83,23 @@ def quickened(graph: fx.Graph) -> None:
             node.target = made
         elif node.target in _METHODS:
             node.op, node.target = "call_method", _METHODS[node.target]
-            node.kwargs = {key: value for key, value in node.kwargs.items() if key != "memory_format"}
+            node.kwargs = {
+                key: value for key, value in node.kwargs.items() if key != "memory_format"
+            }
 
 
 class GraphFunction(nn.Module):
-    """A graph that runs over the submodules of another module, which it shares under the same names.
+    """A graph that runs over another module's submodules, which it shares under their names.
 
-    Replacing a submodule there, or moving it to another dtype or device, takes effect here. `run` is what a
-    decoder calls: the graph as plain Python until a runtime puts compiled code in its place; a call of the
-    module itself, as exporters make it, is always the former.
+    Replacing a submodule there, or moving it to another dtype or device, takes effect here. `run`
+    is what a
+    decoder calls: the graph as plain Python until a runtime puts compiled code in its place; a
+    call of the module itself, as exporters make it, is always the former.
     """
+
+    run: Callable[..., Any]
+    _python: Callable[..., Any]
+    _fast: Callable[..., Any]
 
     def __init__(self, owner: nn.Module, graph: fx.Graph) -> None:
         super().__init__()
@@ -101,9 +108,10 @@ class GraphFunction(nn.Module):
         self._buffers = owner._buffers
         self.training = False
         self.graph = graph
+        # Not through nn.Module's registry, which is shared: compiled code may be a module.
         self.__dict__["_python"] = compiled_python(graph, owner)
-        self.__dict__["run"] = self._inlined
         self.__dict__["_fast"] = self._python
+        self.use(self._inlined)
 
     def _inlined(self, *inputs: Tensor) -> Any:
         """Writes the function anew for the submodules as they are now, then runs it."""
@@ -118,7 +126,6 @@ class GraphFunction(nn.Module):
 
     def use(self, run: Callable[..., Any]) -> None:
         """Lets compiled code run for a decoder."""
-        # Not through nn.Module's registry, which is shared: compiled code may be a module.
         self.__dict__["run"] = run
 
     def graph_module(self) -> fx.GraphModule:
@@ -129,8 +136,8 @@ class GraphFunction(nn.Module):
 def compiled_python(graph: fx.Graph, owner: nn.Module) -> Callable[..., Any]:
     """One Python function for the graph.
 
-    Submodules and tensors are read from the dicts of their owners at each call, so that replacing one in
-    `owner` takes effect; containers above them must stay.
+    Submodules and tensors are read from the dicts of their owners at each call, so that replacing
+    one in `owner` takes effect; containers above them must stay.
     """
     return _Writer(owner, graph).function()
 
@@ -141,10 +148,10 @@ def inlined_python(
     plain: Callable[..., Any],
     renew: Callable[..., Any],
 ) -> Callable[..., Any]:
-    """The same with the operators of Linear, Embedding and norms called directly: a module costs 2 µs more.
+    """The same with the operators of plain modules called directly: a module costs 2 µs more.
 
-    It looks first whether that still holds: `plain` runs where one of them has a hook (a profiler), and
-    `renew` where one was replaced.
+    It looks first whether that still holds: `plain` runs where one of them has a hook (a
+    profiler), and `renew` where one was replaced.
     """
     return _Writer(owner, graph, inlined=(plain, renew)).function()
 
@@ -173,12 +180,11 @@ class _Writer:
         for node in self._graph.nodes:
             self._write(node)
         if self._inlined:
-            self.lines[1:1] = self._checks()
-        exec(compile("\n".join(self.lines), "<graph>", "exec"), self.scope)  # noqa: S102 - made here
+            self.lines[1:1] = self._checks(*self._inlined)
+        exec(compile("\n".join(self.lines), "<graph>", "exec"), self.scope)
         return self.scope["run"]  # type: ignore[no-any-return]
 
-    def _checks(self) -> list[str]:
-        plain, renew = self._inlined or ()
+    def _checks(self, plain: Callable[..., Any], renew: Callable[..., Any]) -> list[str]:
         inputs = ", ".join(self._inputs)
         same = [f"{place} is not {self._bind(each)}" for place, each in self._watched.items()]
         hooks = [
@@ -247,7 +253,7 @@ class _Writer:
             plain = owner.max_norm is None
             return f"{self._bind(torch.embedding)}({held}['weight'], {argument})" if plain else None
         shape, call = self._bind(owner.normalized_shape), self._bind(torch.layer_norm)
-        return f"{call}({argument}, {shape}, {held}['weight'], {held}['bias'], {owner.eps!r})"  # type: ignore[str-bytes-safe]
+        return f"{call}({argument}, {shape}, {held}['weight'], {held}['bias'], {owner.eps!r})"
 
     def _held(self, name: str, where: str) -> str:
         path, _, leaf = name.rpartition(".")
@@ -260,7 +266,7 @@ class _Writer:
             self._bound[id(value)] = f"g{len(self._bound)}"
             self._kept.append(value)
             self.scope[self._bound[id(value)]] = value
-        return self._bound[id(value)]  # type: ignore[no-any-return]
+        return self._bound[id(value)]
 
     def _name(self, node: fx.Node) -> str:
         if node not in self._names:

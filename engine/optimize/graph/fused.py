@@ -34,12 +34,19 @@ class AttentionShape:
 class FusedAttention(nn.Module):
     """Scaled dot-product attention over x [batch, tokens, width].
 
-    `qkv` gives the queries of all heads, then all keys, then all values; `proj` takes the heads side by
-    side. Further arguments are what the module it replaces was called with and did not depend on.
+    `qkv` gives the queries of all heads, then all keys, then all values; `proj` takes the heads
+    side by side. Further arguments are what the module it replaces was called with and did not
+    depend on.
     """
 
     def __init__(
-        self, shape: AttentionShape, qkv: nn.Linear, proj: nn.Module, *, dropout: float = 0.0, residual: float = 0.0
+        self,
+        shape: AttentionShape,
+        qkv: nn.Linear,
+        proj: nn.Module,
+        *,
+        dropout: float = 0.0,
+        residual: float = 0.0,
     ) -> None:
         super().__init__()
         self.shape = shape
@@ -75,7 +82,7 @@ class FusedAttention(nn.Module):
         shape = self.shape
         counts = (shape.heads, shape.key_heads, shape.key_heads)
         widths = (shape.width, shape.width, shape.value_width)
-        parts = projected.split([c * w for c, w in zip(counts, widths, strict=True)], -1)
+        parts = torch.split(projected, [c * w for c, w in zip(counts, widths, strict=True)], -1)
         return [
             part.view(*part.shape[:2], count, width).transpose(1, 2)
             for part, count, width in zip(parts, counts, widths, strict=True)
@@ -85,9 +92,13 @@ class FusedAttention(nn.Module):
 def linear_of(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     """A Linear that holds these tensors."""
     made = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
-    made.weight = nn.Parameter(weight.detach().clone().contiguous(), requires_grad=weight.requires_grad)
+    made.weight = nn.Parameter(
+        weight.detach().clone().contiguous(), requires_grad=weight.requires_grad
+    )
     if bias is not None:
-        made.bias = nn.Parameter(bias.detach().clone().contiguous(), requires_grad=bias.requires_grad)
+        made.bias = nn.Parameter(
+            bias.detach().clone().contiguous(), requires_grad=bias.requires_grad
+        )
     return made
 
 
@@ -101,6 +112,7 @@ def gathered(rows: list[tuple[Tensor, Tensor | None, Tensor]]) -> tuple[Tensor, 
     if all(bias is None for _, bias, _ in rows):
         return weight, None
     biases = [
-        bias[index] if bias is not None else each.new_zeros(len(index)) for each, bias, index in rows
+        bias[index] if bias is not None else each.new_zeros(len(index))
+        for each, bias, index in rows
     ]
     return weight, torch.cat(biases)

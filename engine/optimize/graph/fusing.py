@@ -1,4 +1,4 @@
-"""Puts fused attention in the place of attention written by hand, one proved module after the other."""
+"""Puts fused attention in the place of attention written by hand, each replacement proved."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from engine.errors import StepRefused
-from engine.optimize.graph.attention import Attention, AttentionReader, Unfit
+from engine.optimize.graph.attention import AttentionReader
 from engine.optimize.graph.capture import capture_operators
+from engine.optimize.graph.heads import Attention, Unfit
 from engine.program import Inputs, call, output_tensors
 
 _OPERATORS_FUSED = 9
@@ -19,9 +20,9 @@ _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-6}
 def survey(module: nn.Module, inputs: Inputs) -> dict[str, Any]:
     """What is known of a module's attention, as plain values.
 
-    `handmade`: modules whose attention is written out and can be fused; `switchable`: a transformers model
-    that has a fused implementation of its own; `refused`: places and reasons; `operators`: calls in the
-    modules of `handmade`, `operators_fused` in one of them afterwards.
+    `handmade`: modules whose attention is written out and can be fused; `switchable`: a
+    transformers model that has a fused implementation of its own; `refused`: places and reasons;
+    `operators`: calls in the modules of `handmade`, `operators_fused` in one of them afterwards.
     """
     if is_switchable(module):
         return {"handmade": [], "switchable": True, "refused": {}}
@@ -84,7 +85,9 @@ def _found(module: nn.Module, inputs: Inputs) -> tuple[list[Attention], dict[str
         1
         for node in operators.graph.nodes
         if node.op in ("call_function", "call_module")
-        and any(f"{node.meta.get('path', '')}.".startswith(f"{owner}.") or not owner for owner in owners)
+        and any(
+            f"{node.meta.get('path', '')}.".startswith(f"{owner}.") or not owner for owner in owners
+        )
     )
     return found, refused, count
 
@@ -113,7 +116,7 @@ def _shorter(inputs: Inputs) -> Inputs:
 def _recorded(
     module: nn.Module, owners: list[str], inputs: Inputs
 ) -> dict[str, list[tuple[tuple[Any, Any], Any]]]:
-    """What each module was called with and gave back, on two lengths where the inputs have tokens."""
+    """What each module was called with and gave back, on two lengths where inputs have tokens."""
     records: dict[str, list[tuple[tuple[Any, Any], Any]]] = {}
     hooks = []
     for owner in owners:
@@ -150,9 +153,9 @@ def _compare(made: nn.Module, given: tuple[Any, Any], expected: Any) -> None:
         made.train(training)
     if found.shape != expected.shape:
         raise Unfit("the module around it does more than attention")
-    error = float((found - expected).float().norm() / expected.float().norm().clamp_min(1e-12))
-    if not error <= _TOLERANCE.get(expected.dtype, 2e-2):
-        raise Unfit(f"the module around it does more than attention (relative error {error:.2g})")
+    off = float((found - expected).float().norm() / expected.float().norm().clamp_min(1e-12))
+    if not off <= _TOLERANCE.get(expected.dtype, 2e-2):
+        raise Unfit(f"the module around it does more than attention (relative error {off:.2g})")
 
 
 def _switched(module: Any, inputs: Inputs) -> tuple[nn.Module, list[str], dict[str, str]]:
@@ -164,5 +167,9 @@ def _switched(module: Any, inputs: Inputs) -> tuple[nn.Module, list[str], dict[s
     error = float((found - expected).float().norm() / expected.float().norm().clamp_min(1e-12))
     if not error <= _TOLERANCE.get(expected.dtype, 2e-2):
         module.set_attn_implementation("eager")
-        return module, [], {"the model": f"its fused attention differs (relative error {error:.2g})"}
+        return (
+            module,
+            [],
+            {"the model": f"its fused attention differs (relative error {error:.2g})"},
+        )
     return module, ["all attention, by transformers' own sdpa"], {}

@@ -12,21 +12,44 @@ import torch
 from torch import Tensor, fx
 
 from engine.errors import StepRefused
-from engine.optimize.graph.capture import Captured, expression, graft, is_boundary, is_getitem
-from engine.optimize.graph.layout import Blocked, Roles, is_layout, is_turn, moved_roles, shape_method, turned
-from engine.optimize.graph.positions import Positions, token_dims
+from engine.optimize.graph.capture import Captured
+from engine.optimize.graph.layout import (
+    Blocked,
+    Roles,
+    is_layout,
+    is_turn,
+    moved_roles,
+    shape_method,
+    turned,
+)
+from engine.optimize.graph.nodes import (
+    args_of,
+    expression,
+    is_boundary,
+    is_getitem,
+    target_of,
+    token_dims,
+)
+from engine.optimize.graph.positions import Positions
+from engine.optimize.graph.tables import Tables
 
-_SIZES = {"Mul": operator.mul, "Add": operator.add, "Max": max, "Min": min}
+_SIZES: dict[str, Callable[[Any, Any], Any]] = {
+    "Mul": operator.mul,
+    "Add": operator.add,
+    "Max": max,
+    "Min": min,
+}
 QUERY, KEY, POSITION = "query", "key", "position"
 
 
 class Incremental:
     """Builds the step graph node by node.
 
-    Every dimension of a tensor that depends on ids has a role: `query` holds the tokens that are being
-    asked, of which the step has one; `key` all tokens so far; `position` all positions, from a part that
-    does not depend on ids. Where a query dimension is paired with another one (scores = q·kᵀ) or summed
-    over (weights·v), the tensor on that side is needed for all tokens: it becomes part of the cache.
+    Every dimension of a tensor that depends on ids has a role: `query` holds the tokens that are
+    being asked, of which the step has one; `key` all tokens so far; `position` all positions,
+    from a part that does not depend on ids. Where a query dimension is paired with another one
+    (scores = q·kᵀ) or summed over (weights·v), the tensor on that side is needed for all tokens:
+    it becomes part of the cache.
 
     Attributes:
         graph: of the step; its inputs are the token and the cache.
@@ -50,7 +73,7 @@ class Incremental:
         self._memo: dict[Any, fx.Node] = {}
         # Values whose elements are those of another value in the same order.
         self._reshaped: dict[fx.Node, fx.Node] = {}
-        self._tables: list[tuple[Tensor, str]] = []
+        self.tables = Tables(captured, self.positions)
 
     def build(self) -> fx.Graph:
         """The step graph: (token, *cache) to (logits, *cache).
@@ -69,10 +92,14 @@ class Incremental:
                 rule_of(node)(self, node)
                 self._check_roles(node)
             except Blocked as reason:
-                raise StepRefused(f"Not causal token by token: {describe(node)}: {reason}.") from reason
+                raise StepRefused(
+                    f"Not causal token by token: {describe(node)}: {reason}."
+                ) from reason
         logits = self.captured.logits
         if self.roles.get(logits, ())[1:2] != (QUERY,):
-            raise StepRefused("The logits do not belong to one token each: [batch, tokens, vocabulary].")
+            raise StepRefused(
+                "The logits do not belong to one token each: [batch, tokens, vocabulary]."
+            )
         if not self.cached:
             raise StepRefused("No token looks at another one here: there is nothing to cache.")
         last = self.graph.call_method("select", (self._new[logits], 1, -1))
@@ -95,11 +122,15 @@ class Incremental:
         return tuple(POSITION if dim in dims else None for dim in range(rank))
 
     def emit(
-        self, node: fx.Node, args: tuple[Any, ...], roles: Roles, kwargs: Mapping[str, Any] | None = None
+        self,
+        node: fx.Node,
+        args: tuple[Any, ...],
+        roles: Roles,
+        kwargs: Mapping[str, Any] | None = None,
     ) -> fx.Node:
         """Adds the node's own operator to the step, with these arguments and roles."""
         made = self.graph.create_node(
-            node.op, node.target, args, dict(node.kwargs if kwargs is None else kwargs)
+            node.op, target_of(node), args, dict(node.kwargs if kwargs is None else kwargs)
         )
         made.meta["path"] = node.meta.get("path", "")
         self._new[node], self.roles[node] = made, roles
@@ -119,8 +150,9 @@ class Incremental:
         if value not in self.roles:
             return self._position(value, wanted)
         if held == wanted:
-            return self._new[value]  # type: ignore[no-any-return]
-        found = self._new[value]
+            made: fx.Node = self._new[value]
+            return made
+        found: fx.Node = self._new[value]
         if any(was == QUERY and now == KEY for was, now in zip(held, wanted, strict=True)):
             if KEY in held:
                 raise Blocked("all tokens of something that already spans all tokens")
@@ -128,7 +160,7 @@ class Incremental:
         for dim, (was, now) in enumerate(zip(held, wanted, strict=True)):
             if was == POSITION and now == QUERY:
                 found = self.graph.call_method("narrow", (found, dim, self.past(), 1))
-        return found  # type: ignore[no-any-return]
+        return found
 
     def full(self, node: fx.Node) -> fx.Node:
         """The node's value for all tokens so far: what is cached with the new rows behind it."""
@@ -147,38 +179,9 @@ class Incremental:
 
     def layout(self, node: fx.Node) -> None:
         """Carries a layout operator over."""
-        source = node.args[0]
-        roles = moved_roles(node, self.roles[source], self.captured.tokens)  # type: ignore[index]
-        self.replace(node, self._moved(node, self._new[source], roles), roles)  # type: ignore[index]
-
-    def tabulate(self) -> None:
-        """Reads tables in the captured graph too, in place of computing them: one copy for all uses.
-
-        What is read from a table follows the model to another dtype; what is computed in the graph keeps
-        the dtype of the export.
-        """
-        graph = self.captured.graph
-        with graph.inserting_after(self.captured.ids):
-            tokens = graph.call_method("size", (self.captured.ids, 1))
-        memo: dict[Any, fx.Node] = {}
-        for node in list(graph.nodes):
-            if node not in self.roles:
-                continue
-            for value in node.all_input_nodes:
-                dims = () if value in self.roles else token_dims(value, self.captured.tokens)
-                table = self.positions.table(value, dims) if dims else None
-                if table is None:
-                    continue
-                key = (self._held_under(value) or self._grafted(table), dims)
-                if key not in memo:
-                    with graph.inserting_after(tokens):
-                        made = graph.get_attr(key[0])
-                    with graph.inserting_before(node):
-                        for dim in dims:
-                            made = graph.call_method("narrow", (made, dim, 0, tokens))
-                    memo[key] = made
-                node.replace_input_with(value, memo[key])
-        graph.eliminate_dead_code(is_boundary)
+        source = args_of(node)[0]
+        roles = moved_roles(node, self.roles[source], self.captured.tokens)
+        self.replace(node, self._moved(node, self._new[source], roles), roles)
 
     def plain(self, value: Any) -> Any:
         """An argument that is no data tensor: constants and sizes."""
@@ -190,14 +193,14 @@ class Incremental:
         return self._position(value, self.roles_of(value))
 
     def size(self, size: Any, tokens: Any) -> Any:
-        """A symbolic size as a number or a node of the step; `tokens` makes the number of tokens."""
+        """A symbolic size as a number or a node of the step; `tokens` stands for their number."""
         if size.is_Integer:
             return int(size)
         if size == self.captured.batch:
             return self._once("batch", lambda: self.graph.call_method("size", (self._token, 0)))
         if size == self.captured.tokens:
             return tokens
-        apply = _SIZES.get(size.func.__name__)
+        apply: Callable[[Any, Any], Any] | None = _SIZES.get(size.func.__name__)
         if apply is not None:
             return functools.reduce(
                 lambda one, other: self._folded(apply, one, other),
@@ -211,11 +214,14 @@ class Incremental:
 
     def total(self) -> fx.Node:
         """How many tokens there are with the new one."""
-        return self._once("total", lambda: self.graph.call_function(operator.add, (self._length, 1)))
+        return self._once(
+            "total", lambda: self.graph.call_function(operator.add, (self._length, 1))
+        )
 
     def bytes_for_one_token(self, node: fx.Node) -> int:
         """Bytes that a cached node keeps for one token of one sequence."""
-        return (self._elements_for_one_token(node) or 0) * node.meta["val"].element_size()
+        value: Tensor = node.meta["val"]
+        return (self._elements_for_one_token(node) or 0) * value.element_size()
 
     def drops_mask(self, mask: fx.Node, roles: Roles, neutral: Any) -> bool:
         """Whether a mask without ids lets the newest token see all tokens before it."""
@@ -244,16 +250,18 @@ class Incremental:
     def _cache_point(self, node: fx.Node) -> tuple[fx.Node, list[fx.Node]]:
         """Where to cache: the smallest layout of these tokens, the one nearest to its use."""
         best: tuple[fx.Node, list[fx.Node]] | None = None
-        least, chain, here = None, [], node
+        least: int | None = None
+        chain: list[fx.Node] = []
+        here = node
         while True:
             elements = self._elements_for_one_token(here)
             if elements is not None and (least is None or elements < least):
                 best, least = (here, list(chain)), elements
-            source = here.args[0] if is_layout(here) and not is_getitem(here) else None
-            if not self.is_data(source) or KEY in self.roles[source]:  # type: ignore[index]
+            source = args_of(here)[0] if is_layout(here) and not is_getitem(here) else None
+            if not isinstance(source, fx.Node) or KEY in self.roles.get(source, (KEY,)):
                 break
             chain.append(here)
-            here = source  # type: ignore[assignment]
+            here = source
         if best is None:
             raise Blocked("its tokens are mixed with another dimension")
         return best
@@ -269,27 +277,34 @@ class Incremental:
         product = sympy.Integer(1)
         for dim, size in enumerate(sizes):
             product *= 1 if dim == at else size
-        return int(product.subs({each: 1 for each in product.free_symbols}))
+        return int(product.subs(dict.fromkeys(product.free_symbols, 1)))
 
     # ---- arguments ------------------------------------------------------------------------
 
     def _moved(self, node: fx.Node, value: fx.Node, roles: Roles) -> fx.Node:
-        """A layout operator in the step, which needs no copy where only sizes of one change place."""
+        """A layout operator in the step; where only sizes of one change place it copies nothing."""
         method = shape_method(node)
         if is_turn(node):
-            source = node.args[0]
+            source = args_of(node)[0]
             order = turned(node)
-            ones = self._single(source) if QUERY in roles else set()  # type: ignore[arg-type]
+            ones = self._single(source) if QUERY in roles else set()
             keeps = [dim for dim in order if dim not in ones]
             if keeps == sorted(keeps):
                 if value in self._reshaped:
                     method, value = "reshape", self._reshaped[value]
                 else:
-                    made = self._located(node, self.graph.call_function(node.target, (value, *node.args[1:])))  # type: ignore[arg-type]
+                    made = self._located(
+                        node, self.graph.call_function(target_of(node), (value, *args_of(node)[1:]))
+                    )
                     self._reshaped[made] = value
                     return made
         if method is None:
-            return self._located(node, self.graph.call_function(node.target, (value, *node.args[1:]), dict(node.kwargs)))  # type: ignore[arg-type]
+            return self._located(
+                node,
+                self.graph.call_function(
+                    target_of(node), (value, *args_of(node)[1:]), dict(node.kwargs)
+                ),
+            )
         shape = [
             self.size(expression(size), 1 if role == QUERY else self.total())
             for size, role in zip(node.meta["val"].shape, roles, strict=True)
@@ -316,60 +331,28 @@ class Incremental:
         dims = tuple(dim for dim, role in enumerate(held) if role == POSITION)
         wanted = tuple(wanted[dim] if dim in dims else None for dim in range(len(held)))
         table = self.positions.table(node, dims) if dims else None
-        if table is None:
-            value = self._computed(node)
-            narrowed = [(dim, self.past(), 1) for dim in dims if wanted[dim] == QUERY]
-        else:
-            value = self._table_node(node, table)
-            narrowed = [
-                (dim, self.past(), 1) if wanted[dim] == QUERY else (dim, 0, self.total())
-                for dim in dims
-            ]
-        for dim, start, length in narrowed:
-            key = (value, dim, start, length)
-            before = value
-            value = self._once(
-                key,
-                lambda before=before, dim=dim, start=start, length=length: self.graph.call_method(
-                    "narrow", (before, dim, start, length)
-                ),
-            )
+        value = self._computed(node) if table is None else self._table_node(node, table)
+        for dim in dims:
+            if wanted[dim] == QUERY:
+                value = self._narrowed(value, dim, self.past(), 1)
+            elif table is not None:
+                value = self._narrowed(value, dim, 0, self.total())
         return value
 
+    def _narrowed(self, value: fx.Node, dim: int, start: Any, length: Any) -> fx.Node:
+        given = (value, dim, start, length)
+        return self._once(given, lambda: self.graph.call_method("narrow", given))
+
     def _table_node(self, node: fx.Node, table: Tensor) -> fx.Node:
-        name = self._held_under(node) or self._grafted(table)
+        name = self.tables.name(node, table)
         return self._once(name, lambda: self.graph.get_attr(name))
-
-    def _held_under(self, node: fx.Node) -> str | None:
-        """The parameter or buffer whose first rows the node is: no copy is needed."""
-        longest = self.positions.max_length
-        while node.target is torch.ops.aten.slice.Tensor and node.args[2] in (None, 0):
-            node = node.args[0]  # type: ignore[assignment]
-        if node.op == "get_attr":
-            return str(node.target)
-        if node.op == "call_module" and isinstance(node.args[0], fx.Node) and longest:
-            owner = self.captured.root.get_submodule(str(node.target))
-            rows = self.positions.at(node.args[0], longest)
-            if isinstance(owner, torch.nn.Embedding) and rows.dim() == 1:
-                counted = torch.arange(longest, dtype=rows.dtype, device=rows.device)
-                return f"{node.target}.weight" if torch.equal(rows, counted) else None
-        return None
-
-    def _grafted(self, table: Tensor) -> str:
-        for known, name in self._tables:
-            if known.shape == table.shape and known.dtype == table.dtype and known.equal(table):
-                return name
-        name = f"positions.table_{len(self._tables)}"
-        graft(self.captured.root, name, table.detach().clone())
-        self._tables.append((table, name))
-        return name
 
     def _computed(self, node: fx.Node) -> fx.Node:
         if node in self._memo:
             return self._memo[node]
-        args = fx.map_arg(node.args, self.plain_computed)
+        args = fx.map_arg(args_of(node), self.plain_computed)
         kwargs = fx.map_arg(node.kwargs, self.plain_computed)
-        made = self.graph.create_node(node.op, node.target, args, kwargs)
+        made = self.graph.create_node(node.op, target_of(node), args, kwargs)
         made.meta["path"] = node.meta.get("path", "")
         self._memo[node] = made
         return made
@@ -419,6 +402,6 @@ class Incremental:
 
 def describe(node: fx.Node) -> str:
     """The operator and the module that calls it, for a message."""
-    name = str(node.meta.get("operator", node.target)).removeprefix("aten.").split(".")[0]
+    name = str(node.meta.get("operator", target_of(node))).removeprefix("aten.").split(".")[0]
     path = node.meta.get("path") or "the model itself"
     return f"aten.{name} in {path}"

@@ -9,7 +9,7 @@ import sympy
 import torch
 from torch import fx
 
-from engine.optimize.graph.capture import expression, same_shape
+from engine.optimize.graph.nodes import args_of, expression, kwargs_of, same_shape, target_of
 
 aten = torch.ops.aten
 Roles = tuple[str | None, ...]
@@ -25,38 +25,40 @@ def moved_roles(node: fx.Node, roles: Roles, tokens: sympy.Symbol) -> Roles:
     Raises:
         Blocked: a dimension with a role is cut, reordered or mixed with another.
     """
-    if node.target in _RESHAPING:
-        before = node.args[0].meta["val"].shape  # type: ignore[union-attr]
+    if target_of(node) in _RESHAPING:
+        before = args_of(node)[0].meta["val"].shape
         return regrouped(before, node.meta["val"].shape, roles, tokens)
-    return _MOVES[node.target](node, roles)
+    return _MOVES[target_of(node)](node, roles)
 
 
 def is_layout(node: fx.Node) -> bool:
     """Whether the operator only changes the layout of its first argument."""
-    return node.op == "call_function" and (node.target in _MOVES or node.target in _RESHAPING)
+    return node.op == "call_function" and (
+        target_of(node) in _MOVES or target_of(node) in _RESHAPING
+    )
 
 
 def shape_method(node: fx.Node) -> str | None:
     """The method that does the same from a shape, which must be written anew; None for others."""
-    if node.target in _RESHAPING:
+    if target_of(node) in _RESHAPING:
         return "reshape"
-    return "expand" if node.target is aten.expand.default else None
+    return "expand" if target_of(node) is aten.expand.default else None
 
 
 def is_turn(node: fx.Node) -> bool:
     """Whether the operator permutes dimensions."""
-    return node.op == "call_function" and node.target in _TURNS
+    return node.op == "call_function" and target_of(node) in _TURNS
 
 
 def turned(node: fx.Node) -> list[int]:
     """For each dimension of the result the one that it was, for an operator that permutes."""
-    rank = node.args[0].meta["val"].dim()  # type: ignore[union-attr]
-    numbered = _TURNS[node.target](node, tuple(str(dim) for dim in range(rank)))
+    rank = args_of(node)[0].meta["val"].dim()
+    numbered = _TURNS[target_of(node)](node, tuple(str(dim) for dim in range(rank)))
     return [int(dim or 0) for dim in numbered]
 
 
 def _transposed(node: fx.Node, roles: Roles) -> Roles:
-    one, other = (dim % len(roles) for dim in node.args[1:3])  # type: ignore[operator]
+    one, other = (dim % len(roles) for dim in args_of(node)[1:3])
     moved = list(roles)
     moved[one], moved[other] = moved[other], moved[one]
     return tuple(moved)
@@ -67,18 +69,18 @@ def _swapped_last(node: fx.Node, roles: Roles) -> Roles:
 
 
 def _permuted(node: fx.Node, roles: Roles) -> Roles:
-    return tuple(roles[dim] for dim in node.args[1])  # type: ignore[union-attr, index]
+    return tuple(roles[dim] for dim in args_of(node)[1])
 
 
 def _unsqueezed(node: fx.Node, roles: Roles) -> Roles:
-    at = int(node.args[1]) % (len(roles) + 1)  # type: ignore[call-overload]
+    at = int(args_of(node)[1]) % (len(roles) + 1)
     return (*roles[:at], None, *roles[at:])
 
 
 def _squeezed(node: fx.Node, roles: Roles) -> Roles:
-    before = node.args[0].meta["val"].shape  # type: ignore[union-attr]
-    dims = node.args[1] if len(node.args) > 1 else range(len(roles))
-    wanted = {dim % len(roles) for dim in ([dims] if isinstance(dims, int) else dims)}  # type: ignore[union-attr]
+    before = args_of(node)[0].meta["val"].shape
+    dims = args_of(node)[1] if len(args_of(node)) > 1 else range(len(roles))
+    wanted = {dim % len(roles) for dim in ([dims] if isinstance(dims, int) else dims)}
     gone = {dim for dim in wanted if before[dim] == 1}
     return tuple(role for dim, role in enumerate(roles) if dim not in gone)
 
@@ -128,43 +130,47 @@ def _products(sized: list[tuple[int, Any]]) -> list[Any]:
 
 
 def _selected(node: fx.Node, roles: Roles) -> Roles:
-    dim = int(node.args[1]) % len(roles)  # type: ignore[call-overload]
+    dim = int(args_of(node)[1]) % len(roles)
     if roles[dim] is not None:
         raise Blocked("it picks one token")
     return (*roles[:dim], *roles[dim + 1 :])
 
 
 def _cut(node: fx.Node, roles: Roles) -> Roles:
-    dim = int(node.args[1] if len(node.args) > 1 else 0) % len(roles)  # type: ignore[call-overload]
-    before = node.args[0].meta["val"].shape  # type: ignore[union-attr]
-    if roles[dim] is not None and not same_shape(before[dim : dim + 1], node.meta["val"].shape[dim : dim + 1]):
+    dim = int(args_of(node)[1] if len(args_of(node)) > 1 else 0) % len(roles)
+    before = args_of(node)[0].meta["val"].shape
+    if roles[dim] is not None and not same_shape(
+        before[dim : dim + 1], node.meta["val"].shape[dim : dim + 1]
+    ):
         raise Blocked("it cuts tokens off")
     return roles
 
 
 def _parted(node: fx.Node, roles: Roles) -> Roles:
-    dim = int(node.args[2] if len(node.args) > 2 else node.kwargs.get("dim", 0)) % len(roles)  # type: ignore[call-overload]
+    dim = int(args_of(node)[2] if len(args_of(node)) > 2 else kwargs_of(node).get("dim", 0)) % len(
+        roles
+    )
     if roles[dim] is not None:
         raise Blocked("it parts tokens")
     return roles
 
 
 def _unbound(node: fx.Node, roles: Roles) -> Roles:
-    dim = int(node.args[1] if len(node.args) > 1 else 0) % len(roles)  # type: ignore[call-overload]
+    dim = int(args_of(node)[1] if len(args_of(node)) > 1 else 0) % len(roles)
     if roles[dim] is not None:
         raise Blocked("it parts tokens")
     return (*roles[:dim], *roles[dim + 1 :])
 
 
 def _repeated(node: fx.Node, roles: Roles) -> Roles:
-    dim = int(node.args[2]) if len(node.args) > 2 and node.args[2] is not None else None  # type: ignore[call-overload]
+    dim = int(args_of(node)[2]) if len(args_of(node)) > 2 and args_of(node)[2] is not None else None
     if dim is None or roles[dim] is not None:
         raise Blocked("it repeats tokens")
     return roles
 
 
 def _tiled(node: fx.Node, roles: Roles) -> Roles:
-    counts = list(node.args[1])  # type: ignore[call-overload, arg-type]
+    counts = list(args_of(node)[1])
     grown = (*(None,) * (len(counts) - len(roles)), *roles)
     if any(role is not None and count != 1 for role, count in zip(grown, counts, strict=True)):
         raise Blocked("it repeats tokens")

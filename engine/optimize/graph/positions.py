@@ -1,7 +1,7 @@
 """What depends on positions alone: masks, position embeddings, rotary tables.
 
-Such tensors need no ids. For a known longest sequence they are evaluated once; the step then reads the row
-of the newest token instead of computing it.
+Such tensors need no ids. For a known longest sequence they are evaluated once; the step then
+reads the row of the newest token instead of computing it.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from typing import Any
 
 import sympy
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
-from engine.optimize.graph.capture import Captured, expression
+from engine.optimize.graph.capture import Captured
+from engine.optimize.graph.nodes import args_of, expression, target_of, tensor_at, token_dims
 
 _MAX_TABLE_ELEMENTS = 1 << 25
 
@@ -75,13 +76,15 @@ class Positions:
         later = torch.ones(square.shape[-2:], dtype=torch.bool, device=square.device).triu(1)
         return bool((is_neutral(square) | later).all())
 
-    def _made(self, node: fx.Node, dims: tuple[int, ...]) -> Tensor | None:
+    def _made(self, node: fx.Node, dims: tuple[int, ...]) -> Any:
         longest = self.max_length
         if longest is None:
             return None
         sizes = [expression(size) for size in node.meta["val"].shape]
         batch = self._captured.batch
-        if batch is not None and any(batch in size.free_symbols and size != batch for size in sizes):
+        if batch is not None and any(
+            batch in size.free_symbols and size != batch for size in sizes
+        ):
             return None
         elements = 1
         for size in node.meta["val"].shape:
@@ -103,31 +106,35 @@ class Positions:
         if isinstance(value, torch.SymInt | torch.SymFloat):
             return self.size(value, tokens)
         if node.op == "get_attr":
-            return tensor_at(self._captured.root, str(node.target))
+            return tensor_at(self._captured.root, str(target_of(node)))
         args = fx.map_arg(node.args, lambda each: self.at(each, tokens))
         kwargs = fx.map_arg(node.kwargs, lambda each: self.at(each, tokens))
         with torch.no_grad():
             if node.op == "call_module":
-                return self._captured.root.get_submodule(str(node.target))(*args)
-            return node.target(*args, **kwargs)  # type: ignore[operator]
+                return self._captured.root.get_submodule(str(target_of(node)))(*args)
+            return target_of(node)(*args, **kwargs)
 
 
 def longest(captured: Captured, asked: int | None) -> int | None:
     """The longest sequence that a model takes, as far as it is known.
 
-    The least of what was asked, what the graph was exported for, and the rows of position embeddings.
+    The least of what was asked, what the graph was exported for, and the rows of position
+    embeddings.
     """
     limits = [each for each in (asked, captured.limit) if each is not None]
     positions = Positions(captured, None)
     for node in captured.graph.nodes:
-        if node.op != "call_module" or node.meta["operator"] is not torch.ops.aten.embedding.default:
+        if (
+            node.op != "call_module"
+            or node.meta["operator"] is not torch.ops.aten.embedding.default
+        ):
             continue
-        index = node.args[0]
+        index = args_of(node)[0]
         if captured.ids not in _ancestors(index) and token_dims(index, captured.tokens):
-            rows = captured.root.get_submodule(str(node.target)).weight.shape[0]  # type: ignore[union-attr, index]
+            rows = tensor_at(captured.root, f"{node.target}.weight").shape[0]
             at_two = positions.at(index, 2).flatten()
             if at_two.numel() == 2 and int(at_two[1] - at_two[0]) == 1:
-                limits.append(int(rows) - int(at_two[0]))  # type: ignore[arg-type]
+                limits.append(rows - int(at_two[0]))
     return min(limits, default=None)
 
 
@@ -142,19 +149,3 @@ def _ancestors(node: Any) -> set[fx.Node]:
         found.add(here)
         pending.extend(here.all_input_nodes)
     return found
-
-
-def tensor_at(root: nn.Module, name: str) -> Tensor:
-    """The parameter or buffer of that dotted name."""
-    path, _, leaf = name.rpartition(".")
-    found: Tensor = getattr(root.get_submodule(path), leaf)
-    return found
-
-
-def token_dims(node: fx.Node, tokens: sympy.Symbol) -> tuple[int, ...]:
-    """The dimensions of the node's tensor whose size depends on the number of tokens."""
-    value = node.meta.get("val")
-    if not isinstance(value, Tensor):
-        return ()
-    sizes = [expression(size) for size in value.shape]
-    return tuple(dim for dim, size in enumerate(sizes) if tokens in size.free_symbols)

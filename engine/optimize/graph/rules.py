@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
-from engine.optimize.graph.capture import is_getitem
 from engine.optimize.graph.incremental import KEY, POSITION, QUERY, Incremental
 from engine.optimize.graph.layout import Blocked, Roles, is_layout
+from engine.optimize.graph.nodes import args_of, is_getitem, kwargs_of, target_of
 
 aten = torch.ops.aten
 Rule = Callable[[Incremental, fx.Node], None]
@@ -28,12 +28,12 @@ def rule_of(node: fx.Node) -> Rule:
         return _getitem
     if is_layout(node):
         return Incremental.layout
-    if node.target in _RULES:
-        return _RULES[node.target]
-    if isinstance(node.target, torch._ops.OpOverload):
-        if torch.Tag.pointwise in node.target.tags or node.target in _POINTWISE:
+    if target_of(node) in _RULES:
+        return _RULES[target_of(node)]
+    if isinstance(target_of(node), torch._ops.OpOverload):
+        if torch.Tag.pointwise in target_of(node).tags or target_of(node) in _POINTWISE:
             return _pointwise
-        if torch.Tag.reduction in node.target.tags:
+        if torch.Tag.reduction in target_of(node).tags:
             return _reduction
     return _unknown
 
@@ -46,11 +46,11 @@ def _pointwise(builder: Incremental, node: fx.Node) -> None:
     mask = _mask_of(node)
     if mask is not None:
         place, neutral = mask
-        target = node.args[0 if node.target is not aten.where.self else place[1]]
+        target = args_of(node)[0 if target_of(node) is not aten.where.self else place[1]]
         if isinstance(target, fx.Node) and builder.is_data(target):
             roles = _joined(builder, node)
             for at in place[:1]:
-                held = node.args[at]
+                held = args_of(node)[at]
                 if not isinstance(held, fx.Node) or not isinstance(held.meta["val"], Tensor):
                     continue
                 wanted = roles[len(roles) - held.meta["val"].dim() :]
@@ -64,13 +64,13 @@ def _pointwise(builder: Incremental, node: fx.Node) -> None:
             return builder.plain(value)
         return builder.operand(value, _aligned(value, roles))
 
-    args = fx.map_arg(node.args, carried)
+    args = fx.map_arg(args_of(node), carried)
     kwargs = fx.map_arg(node.kwargs, carried)
     builder.emit(node, args, roles, kwargs)
 
 
 def _mask_of(node: fx.Node) -> tuple[tuple[int, ...], Callable[[Tensor], Tensor]] | None:
-    return _MASKS.get(node.target)
+    return _MASKS.get(target_of(node))
 
 
 def _joined(builder: Incremental, node: fx.Node) -> Roles:
@@ -100,47 +100,53 @@ def _aligned(value: fx.Node, roles: Roles) -> Roles:
 
 
 def _getitem(builder: Incremental, node: fx.Node) -> None:
-    source = node.args[0]
-    builder.emit(node, (builder._new[source], node.args[1]), builder.roles[source], {})  # type: ignore[index]
+    source = args_of(node)[0]
+    builder.emit(node, (builder._new[source], args_of(node)[1]), builder.roles[source], {})
 
 
 def _last_dimension(builder: Incremental, node: fx.Node) -> None:
     """Linear and the norms: work on the last dimensions, each row for itself."""
-    data = node.args[0]
+    data = args_of(node)[0]
     if not builder.is_data(data):
         raise Blocked("its weights depend on the tokens")
-    roles = builder.roles[data]  # type: ignore[index]
-    width = len(node.args[1]) if node.target in _NORMS else 1  # type: ignore[arg-type]
+    roles = builder.roles[data]
+    width = len(args_of(node)[1]) if target_of(node) in _NORMS else 1
     if node.op == "call_module" and node.meta["operator"] is not aten.linear.default:
-        owner = builder.captured.root.get_submodule(str(node.target))
+        owner = builder.captured.root.get_submodule(str(target_of(node)))
         width = len(owner.normalized_shape)  # type: ignore[arg-type]
     if any(role is not None for role in roles[-width:]):
         raise Blocked("it works over tokens")
-    rest = [builder.plain(each) for each in node.args[1:]]
-    builder.emit(node, (builder._new[data], *rest), roles)  # type: ignore[index]
+    rest = [builder.plain(each) for each in args_of(node)[1:]]
+    builder.emit(node, (builder._new[data], *rest), roles)
 
 
 def _embedding(builder: Incremental, node: fx.Node) -> None:
     at = 0 if node.op == "call_module" else 1
-    ids = node.args[at]
-    args = [builder.plain(each) if each is not ids else builder._new[each] for each in node.args]
-    builder.emit(node, tuple(args), (*builder.roles[ids], None))  # type: ignore[index]
+    ids = args_of(node)[at]
+    args = [
+        builder.plain(each) if each is not ids else builder._new[each] for each in args_of(node)
+    ]
+    builder.emit(node, tuple(args), (*builder.roles[ids], None))
 
 
 def _softmax(builder: Incremental, node: fx.Node) -> None:
-    data = node.args[0]
-    roles = builder.roles[data]  # type: ignore[index]
-    if roles[int(node.args[1])] in (QUERY, POSITION):  # type: ignore[call-overload]
+    data = args_of(node)[0]
+    roles = builder.roles[data]
+    if roles[int(args_of(node)[1])] in (QUERY, POSITION):
         raise Blocked("it works over the tokens that ask")
-    builder.emit(node, (builder._new[data], *node.args[1:]), roles)  # type: ignore[index]
+    builder.emit(node, (builder._new[data], *args_of(node)[1:]), roles)
 
 
 def _reduction(builder: Incremental, node: fx.Node) -> None:
-    data = node.args[0]
-    roles = builder.roles[data]  # type: ignore[index]
-    named = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
-    dims = range(len(roles)) if named is None or named == [] else ([named] if isinstance(named, int) else named)
-    gone = {int(dim) % len(roles) for dim in dims}  # type: ignore[union-attr, arg-type]
+    data = args_of(node)[0]
+    roles = builder.roles[data]
+    named = args_of(node)[1] if len(args_of(node)) > 1 else kwargs_of(node).get("dim")
+    dims = (
+        range(len(roles))
+        if named is None or named == []
+        else ([named] if isinstance(named, int) else named)
+    )
+    gone = {int(dim) % len(roles) for dim in dims}
     if any(roles[dim] in (QUERY, POSITION) for dim in gone):
         raise Blocked("it works over tokens")
     value = node.meta["val"]
@@ -149,26 +155,26 @@ def _reduction(builder: Incremental, node: fx.Node) -> None:
         kept = tuple(None if dim in gone else role for dim, role in enumerate(roles))
     else:
         kept = tuple(role for dim, role in enumerate(roles) if dim not in gone)
-    args = (builder._new[data], *(builder.plain(each) for each in node.args[1:]))  # type: ignore[index]
+    args = (builder._new[data], *(builder.plain(each) for each in args_of(node)[1:]))
     builder.emit(node, args, kept)
 
 
 def _chosen(builder: Incremental, node: fx.Node) -> None:
     """Top-k and sorting: all results keep the dimensions."""
-    data = node.args[0]
-    roles = builder.roles[data]  # type: ignore[index]
-    at = {aten.topk.default: 2, aten.sort.default: 1}[node.target]
-    dim = node.args[at] if len(node.args) > at else node.kwargs.get("dim", -1)
-    if roles[int(dim)] is not None:  # type: ignore[arg-type]
+    data = args_of(node)[0]
+    roles = builder.roles[data]
+    at = {aten.topk.default: 2, aten.sort.default: 1}[target_of(node)]
+    dim = args_of(node)[at] if len(args_of(node)) > at else kwargs_of(node).get("dim", -1)
+    if roles[int(dim)] is not None:
         raise Blocked("it works over tokens")
-    builder.emit(node, (builder._new[data], *node.args[1:]), roles)  # type: ignore[index]
+    builder.emit(node, (builder._new[data], *args_of(node)[1:]), roles)
 
 
 def _concatenation(builder: Incremental, node: fx.Node) -> None:
-    parts: list[fx.Node] = list(node.args[0])  # type: ignore[arg-type]
+    parts: list[fx.Node] = list(args_of(node)[0])
     rank = node.meta["val"].dim()
-    dim = int(node.args[1] if len(node.args) > 1 else 0)  # type: ignore[call-overload]
-    stacks = node.target is aten.stack.default
+    dim = int(args_of(node)[1] if len(args_of(node)) > 1 else 0)
+    stacks = target_of(node) is aten.stack.default
     dim %= rank
     joined: Roles = (None,) * (rank - stacks)
     for part in parts:
@@ -181,13 +187,13 @@ def _concatenation(builder: Incremental, node: fx.Node) -> None:
 
 
 def _matmul(builder: Incremental, node: fx.Node) -> None:
-    left, right = node.args[:2]
-    _product(builder, node, left, right)  # type: ignore[arg-type]
+    left, right = args_of(node)[:2]
+    _product(builder, node, left, right)
 
 
 def _added_matmul(builder: Incremental, node: fx.Node) -> None:
-    left, right = node.args[1:3]
-    _product(builder, node, left, right)  # type: ignore[arg-type]
+    left, right = args_of(node)[1:3]
+    _product(builder, node, left, right)
 
 
 def _product(builder: Incremental, node: fx.Node, left: fx.Node, right: fx.Node) -> None:
@@ -196,18 +202,23 @@ def _product(builder: Incremental, node: fx.Node, left: fx.Node, right: fx.Node)
         raise Blocked("a product with a vector")
     wanted_first, wanted_second = _paired(first, second)
     batch = node.meta["val"].dim() - 2
-    args = (builder.operand(left, tuple(wanted_first)), builder.operand(right, tuple(wanted_second)))
+    args: tuple[fx.Node, ...] = (
+        builder.operand(left, tuple(wanted_first)),
+        builder.operand(right, tuple(wanted_second)),
+    )
     heads = [None] * (batch - len(first) + 2) + wanted_first[:-2]
     others = [None] * (batch - len(second) + 2) + wanted_second[:-2]
     joined = [_stronger(one, other) for one, other in zip(heads, others, strict=True)]
     roles = (*joined, wanted_first[-2], wanted_second[-1])
-    added = node.args[0]
+    added = args_of(node)[0]
     if added is not left:
-        args = (builder.operand(added, _aligned(added, roles)), *args)  # type: ignore[arg-type]
+        args = (builder.operand(added, _aligned(added, roles)), *args)
     builder.emit(node, args, roles)
 
 
-def _paired(first: list[str | None], second: list[str | None]) -> tuple[list[str | None], list[str | None]]:
+def _paired(
+    first: list[str | None], second: list[str | None]
+) -> tuple[list[str | None], list[str | None]]:
     """The roles that the two sides of a product must have: who asks, and who is asked."""
     first, second = list(first), list(second)
     summed = (first[-1], second[-2])
@@ -228,20 +239,23 @@ def _paired(first: list[str | None], second: list[str | None]) -> tuple[list[str
 
 
 def _addmm(builder: Incremental, node: fx.Node) -> None:
-    bias, data, weight = node.args[:3]
-    if not builder.is_data(data) or builder.is_data(weight) or builder.roles[data][-1] is not None:  # type: ignore[index]
+    bias, data, weight = args_of(node)[:3]
+    if not builder.is_data(data) or builder.is_data(weight) or builder.roles[data][-1] is not None:
         raise Blocked("it works over tokens")
-    args = (builder.plain(bias), builder._new[data], builder.plain(weight))  # type: ignore[index]
-    builder.emit(node, args, builder.roles[data])  # type: ignore[index]
+    args = (builder.plain(bias), builder._new[data], builder.plain(weight))
+    builder.emit(node, args, builder.roles[data])
 
 
 def _attention(builder: Incremental, node: fx.Node) -> None:
-    given = dict(zip(_ATTENTION, node.args, strict=False)) | dict(node.kwargs)
+    given = dict(zip(_ATTENTION, args_of(node), strict=False)) | dict(node.kwargs)
     query, key, value = (given[name] for name in ("query", "key", "value"))
     roles = builder.roles_of(query)
     if not builder.is_data(query) or roles[-2] != QUERY:
         raise Blocked("its queries are no tokens")
-    sides = [tuple(KEY if role == QUERY else role for role in builder.roles_of(each)) for each in (key, value)]
+    sides = [
+        tuple(KEY if role == QUERY else role for role in builder.roles_of(each))
+        for each in (key, value)
+    ]
     mask = given.get("attn_mask")
     kwargs = {name: given[name] for name in ("scale", "enable_gqa") if given.get(name) is not None}
     if isinstance(mask, fx.Node):
@@ -271,9 +285,11 @@ _NORMS = {aten.layer_norm.default, aten.rms_norm.default}
 _POINTWISE = {
     aten.to.dtype, aten.to.device, aten.to.dtype_layout, aten.to.other, aten._to_copy.default,
     aten.type_as.default, aten.masked_fill.Scalar, aten.masked_fill.Tensor, aten.where.ScalarOther,
-    aten.where.ScalarSelf, aten.where.Scalar, aten.where.self, aten.square.default, aten.float_power.Tensor_Scalar,
+    aten.where.ScalarSelf, aten.where.Scalar, aten.where.self, aten.square.default,
+    aten.float_power.Tensor_Scalar,
     aten.zeros_like.default, aten.ones_like.default, aten.full_like.default, aten.subtract.Tensor,
-    aten.multiply.Tensor, aten.divide.Tensor, aten.nan_to_num.default, aten.selu.default, aten.relu6.default,
+    aten.multiply.Tensor, aten.divide.Tensor, aten.nan_to_num.default, aten.selu.default,
+    aten.relu6.default,
     aten.softplus.default, aten.mish.default, aten.log_sigmoid.default, aten.dropout.default,
 }  # fmt: skip
 # The argument that is a mask, the one that is masked, and which entries of the mask change nothing.

@@ -23,9 +23,9 @@ _ARITHMETIC = Range(0.8, 1.05)
 class AotInductor(Technique):
     """Compile the model ahead into a shared library.
 
-    The graph is exported for any batch and length, compiled to C++ and loaded; a call then runs without
-    Python between its kernels. The library is kept and found again by its content; it reads the model's own
-    weights, so that they are held once.
+    The graph is exported for any batch and length, compiled to C++ and loaded; a call then runs
+    without Python between its kernels. The library is kept and found again by its content; it
+    reads the model's own weights, so that they are held once.
     """
 
     name: ClassVar[str] = "aot_inductor"
@@ -35,9 +35,10 @@ class AotInductor(Technique):
         "PyTorch documentation, AOTInductor: Ahead-Of-Time Compilation for Torch.Export-ed Models",
     )
     theory: ClassVar[str] = (
-        "torch.compile still enters each graph through Python, which checks its guards. Compiled ahead, the"
-        " whole graph is one native function: what is left per token is its kernels and one call. The price"
-        " is a fixed graph: its shapes may change, its code path may not."
+        "torch.compile still enters each graph through Python, which checks its guards."
+        " Compiled ahead, the whole graph is one native function: what is left per token is its"
+        " kernels and one call. The price is a fixed graph: its shapes may change, its code path"
+        " may not."
     )
 
     def check(self, target: Target) -> tuple[str, ...]:
@@ -62,8 +63,8 @@ class AotInductor(Technique):
             rule="tiny operators",
             title="Run the model as a compiled library",
             summary=(
-                "Much of the time goes to launching operators, not to their arithmetic; a library runs all"
-                " of them in one call."
+                "Much of the time goes to launching operators, not to their arithmetic; a"
+                " library runs all of them in one call."
             ),
             steps=(Step(self.name),),
             evidence=found,

@@ -26,10 +26,11 @@ _ATTENTION = ("scaled_dot_product", "flash_attention", "efficient_attention")
 class FuseAttention(Technique):
     """Compute all heads of attention in one call.
 
-    Finds attention that is written out (scores, mask, softmax, weighted sum), one module for each head or
-    all heads in one, and replaces the module by one with a single Linear for queries, keys and values, one
-    `scaled_dot_product_attention` over all heads and one output projection, with the same weights. Each
-    replacement is compared with the module that it replaces; one that differs is left as it was.
+    Finds attention that is written out (scores, mask, softmax, weighted sum), one module for each
+    head or all heads in one, and replaces the module by one with a single Linear for queries,
+    keys and values, one `scaled_dot_product_attention` over all heads and one output projection,
+    with the same weights. Each replacement is compared with the module that it replaces; one that
+    differs is left as it was.
     """
 
     name: ClassVar[str] = "fuse_attention"
@@ -39,9 +40,10 @@ class FuseAttention(Technique):
         "PyTorch documentation, torch.nn.functional.scaled_dot_product_attention",
     )
     theory: ClassVar[str] = (
-        "Written by hand, attention stores the scores of every pair of tokens several times (product, scale,"
-        " mask, softmax) and launches an operator for each, for each head. Fused, scores stay in the cache of"
-        " the processor and the weights of all heads are read by one product."
+        "Written by hand, attention stores the scores of every pair of tokens several times"
+        " (product, scale, mask, softmax) and launches an operator for each, for each head."
+        " Fused, scores stay in the cache of the processor and the weights of all heads are read"
+        " by one product."
     )
 
     def inspect(self, program: Program, inputs: Inputs, workload: Workload) -> dict[str, Any]:
@@ -78,8 +80,12 @@ class FuseAttention(Technique):
         if not (modules or switchable) or self.check(target):
             return None
         evidence = [
-            Evidence("modules with attention by hand", float(len(modules) or 1), "modules", modules),
-            Evidence("operators for it", float(target.facts.get("operators", 0)), "operators", modules),
+            Evidence(
+                "modules with attention by hand", float(len(modules) or 1), "modules", modules
+            ),
+            Evidence(
+                "operators for it", float(target.facts.get("operators", 0)), "operators", modules
+            ),
         ]
         if target.profile is not None:
             times = [
@@ -93,8 +99,8 @@ class FuseAttention(Technique):
             rule="attention by hand",
             title="Compute all heads in one fused call",
             summary=(
-                f"{len(modules) or 'All'} attention modules compute scores, mask and softmax as separate"
-                " operators."
+                f"{len(modules) or 'All'} attention modules compute scores, mask and softmax as"
+                f" separate operators."
             ),
             steps=(Step(self.name),),
             evidence=tuple(evidence),
@@ -113,7 +119,9 @@ class FuseAttention(Technique):
             place, reason = next(iter(refused.items()), ("this model", "none is written by hand"))
             raise StepRefused(f"fuse_attention: no attention can be fused: in {place}, {reason}.")
         notes = [f"fuse_attention: {len(fused)} modules fused ({', '.join(fused[:3])}…)."]
-        notes += [f"fuse_attention: {place} was left: {reason}." for place, reason in refused.items()]
+        notes += [
+            f"fuse_attention: {place} was left: {reason}." for place, reason in refused.items()
+        ]
         return dataclasses.replace(program, module=module, notes=[*program.notes, *notes])
 
     def verify(self, before: Fingerprint, after: Fingerprint) -> Realness:
@@ -121,9 +129,13 @@ class FuseAttention(Technique):
         fused, known = _attention_calls(after), _attention_calls(before)
         if fused <= known:
             return Realness("NO-OP", "No fused attention runs.", 0.0)
-        left = after.operators.get("aten::softmax", 0) + after.operators.get("aten._softmax.default", 0)
+        left = after.operators.get("aten::softmax", 0) + after.operators.get(
+            "aten._softmax.default", 0
+        )
         if left:
-            return Realness("PARTIAL", f"{fused} fused calls run, {left} softmax calls are left.", 0.5)
+            return Realness(
+                "PARTIAL", f"{fused} fused calls run, {left} softmax calls are left.", 0.5
+            )
         fewer = sum(before.operators.values()) - sum(after.operators.values())
         return Realness("REAL", f"{fused} fused calls run, {max(fewer, 0)} operators are gone.")
 

@@ -27,10 +27,11 @@ _PAIRWISE = ("matmul", "bmm", "baddbmm", "softmax", "masked_fill", "scaled_dot_p
 class KvCache(Technique):
     """Keep the keys and values of earlier tokens.
 
-    Generating a token asks only what the newest token changes. A model that is called on the whole prefix
-    again computes every earlier token once more. This step reads the model's graph, finds the tensors that
-    later tokens look back at (keys and values), and derives a prefill and a step that hands them on. The
-    derived decoder is proved against the whole forward before it is used.
+    Generating a token asks only what the newest token changes. A model that is called on the
+    whole prefix again computes every earlier token once more. This step reads the model's graph,
+    finds the tensors that later tokens look back at (keys and values), and derives a prefill and
+    a step that hands them on. The derived decoder is proved against the whole forward before it
+    is used.
     """
 
     name: ClassVar[str] = "kv_cache"
@@ -41,10 +42,11 @@ class KvCache(Technique):
         "Shazeer 2019, Fast Transformer Decoding, section 2.3",
     )
     theory: ClassVar[str] = (
-        "With causal attention the keys and values of a token do not change when tokens are added. Without"
-        " a cache n new tokens after a prompt of p cost the forward of p + (p+1) + ... tokens, which grows"
-        " with the square; with one they cost p + n tokens and attention to what is cached. What is paid is"
-        " memory: two vectors for each layer and token."
+        "With causal attention the keys and values of a token do not change when tokens are"
+        " added. Without a cache n new tokens after a prompt of p cost the forward of p + (p+1)"
+        " + ... tokens, which grows with the square; with one they cost p + n tokens and"
+        " attention to what is cached. What is paid is memory: two vectors for each layer and"
+        " token."
     )
 
     def inspect(self, program: Program, inputs: Inputs, workload: Workload) -> dict[str, Any]:
@@ -133,8 +135,8 @@ class KvCache(Technique):
             rule="prefixes recomputed",
             title="Keep keys and values instead of running the prefix again",
             summary=(
-                f"For {new} new tokens after a prompt of {prompt}, the model computes {recomputed} tokens"
-                " that it has computed before."
+                f"For {new} new tokens after a prompt of {prompt}, the model computes"
+                f" {recomputed} tokens that it has computed before."
             ),
             steps=(Step(self.name),),
             evidence=tuple(evidence),

@@ -23,9 +23,10 @@ _WORTH = 0.3
 class TorchCompile(Technique):
     """Compile the model into fewer and larger kernels.
 
-    Records the operators of the model and generates C++ (or Triton on a GPU) in which neighbouring
-    operators are one loop. A decoder's prefill and step are compiled apart, for any length, so that no token
-    compiles again. Compiling takes seconds to minutes and is reported apart from latency.
+    Records the operators of the model and generates C++ (or Triton on a GPU) in which
+    neighbouring operators are one loop. A decoder's prefill and step are compiled apart, for any
+    length, so that no token compiles again. Compiling takes seconds to minutes and is reported
+    apart from latency.
     """
 
     name: ClassVar[str] = "torch_compile"
@@ -36,10 +37,10 @@ class TorchCompile(Technique):
         " Transformation and Graph Compilation",
     )
     theory: ClassVar[str] = (
-        "Eager PyTorch pays for each operator: Python, dispatch, a pass over memory for every intermediate."
-        " Small models are bound by that. A compiler sees the whole graph, fuses elementwise operators into"
-        " the loops of their neighbours and calls the kernels from generated code. Matrix products stay in"
-        " the same libraries, so large ones gain little."
+        "Eager PyTorch pays for each operator: Python, dispatch, a pass over memory for every"
+        " intermediate. Small models are bound by that. A compiler sees the whole graph, fuses"
+        " elementwise operators into the loops of their neighbours and calls the kernels from"
+        " generated code. Matrix products stay in the same libraries, so large ones gain little."
     )
 
     @dataclass(frozen=True)
