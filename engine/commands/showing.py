@@ -30,6 +30,7 @@ from engine.records import (
 )
 
 _SHOWN_MODULES = 15
+_SHOWN_OPERATORS = 8
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, right: int = 1) -> str:
@@ -135,8 +136,11 @@ def profile_text(found: Profile) -> str:
     if found.outside_modules_ms is not None:
         lines.append(f"outside modules: {ms_text(found.outside_modules_ms)}")
     if found.not_counted:
-        names = ", ".join(f"{each.operator} ({each.calls}x)" for each in found.not_counted)
-        lines.append(f"not counted, no formula: {names}")
+        often = sorted(found.not_counted, key=lambda each: -each.calls)
+        names = [f"{each.operator} ({each.calls}x)" for each in often[:_SHOWN_OPERATORS]]
+        if len(often) > _SHOWN_OPERATORS:
+            names.append(f"and {len(often) - _SHOWN_OPERATORS} more (--json names all)")
+        lines.append(f"not counted, no formula: {', '.join(names)}")
     return "\n".join([*lines, *found.warnings])
 
 

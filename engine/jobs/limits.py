@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
 import psutil
 
 from engine.errors import InputError
+from engine.profile.machine import cgroup_folders, usable_memory_bytes
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12,
           "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}  # fmt: skip
 _SHARE = 0.9
-_CGROUP = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Limits:
         Raises:
             InputError: one of them cannot be read.
         """
-        wanted = read_bytes(memory) if memory else int(_SHARE * machine_bytes())
+        wanted = read_bytes(memory) if memory else int(_SHARE * usable_memory_bytes())
         if seconds in (None, ""):
             return Limits(wanted)
         try:
@@ -71,19 +71,6 @@ def read_bytes(text: str) -> int:
     return int(float(match[1]) * _UNITS[match[2]])
 
 
-def machine_bytes() -> int:
-    """Memory that this process could have: the machine's, or less where a cgroup says so."""
-    total = int(psutil.virtual_memory().total)
-    for name in ("memory.max", "memory/memory.limit_in_bytes"):
-        try:
-            text = (_CGROUP / name).read_text().strip()
-        except OSError:
-            continue
-        if text.isdigit():
-            total = min(total, int(text))
-    return total
-
-
 def resident_bytes(processes: list[psutil.Process]) -> int:
     """Memory that processes hold together; pages that they share (libraries) count once."""
     own, shared = 0, 0
@@ -99,14 +86,11 @@ def resident_bytes(processes: list[psutil.Process]) -> int:
 
 
 def kernel_kills() -> int:
-    """How often the kernel has killed a process of this cgroup for memory; 0 where unknown."""
-    for name in ("memory.events", "memory/memory.oom_control"):
-        try:
-            lines = (_CGROUP / name).read_text().splitlines()
-        except OSError:
-            continue
-        for line in lines:
-            key, _, value = line.partition(" ")
-            if key == "oom_kill" and value.isdigit():
-                return int(value)
-    return 0
+    """How often the kernel has killed for memory in our control groups; 0 where unknown."""
+    found = 0
+    for folder in cgroup_folders("memory"):
+        for name in ("memory.events", "memory.oom_control"):
+            with contextlib.suppress(OSError):
+                counted = re.findall(r"^oom_kill (\d+)$", (folder / name).read_text(), re.MULTILINE)
+                found += sum(map(int, counted))
+    return found

@@ -175,7 +175,9 @@ def _nvidia_gpus() -> tuple[Gpu, ...]:
     except Exception:  # no package, no driver, no device: there is no NVIDIA GPU to speak of
         return ()
     try:
-        return tuple(_nvidia_gpu(each) for each in visible_nvidia_indices(pynvml.nvmlDeviceGetCount()))
+        return tuple(
+            _nvidia_gpu(each) for each in visible_nvidia_indices(pynvml.nvmlDeviceGetCount())
+        )
     except pynvml.NVMLError:
         return ()
     finally:

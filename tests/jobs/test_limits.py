@@ -4,7 +4,8 @@ import psutil
 import pytest
 
 from engine.errors import InputError
-from engine.jobs.limits import Limits, machine_bytes, read_bytes, resident_bytes
+from engine.jobs.limits import Limits, read_bytes, resident_bytes
+from engine.profile.machine import usable_memory_bytes
 
 
 @pytest.mark.parametrize(
@@ -36,7 +37,7 @@ def test_limits_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> No
 def test_without_a_word_a_job_may_take_most_of_the_machine() -> None:
     found = Limits.from_environment()
     assert found.seconds is None
-    assert 0.8 * machine_bytes() < found.memory_bytes < machine_bytes()
+    assert 0.8 * usable_memory_bytes() < found.memory_bytes < usable_memory_bytes()
 
 
 def test_resident_memory_counts_shared_pages_once() -> None:
