@@ -74,7 +74,7 @@ def usable_memory_bytes() -> int:
     """Memory of the machine or of this process's control group, whichever is less."""
     limits = [int(psutil.virtual_memory().total)]
     for name in ("memory.max", "memory/memory.limit_in_bytes"):
-        for folder in _cgroup_folders("memory"):
+        for folder in cgroup_folders("memory"):
             with contextlib.suppress(OSError, ValueError):
                 limits.append(int((folder / name.split("/")[-1]).read_text()))
     return min(limits)
@@ -97,7 +97,7 @@ def _core_of(logical: int) -> tuple[str, str]:
 
 def _cpu_quota() -> float | None:
     found = []
-    for folder in _cgroup_folders("cpu"):
+    for folder in cgroup_folders("cpu"):
         with contextlib.suppress(OSError, ValueError):
             quota, period = (folder / "cpu.max").read_text().split()
             found.append(int(quota) / int(period))
@@ -108,7 +108,7 @@ def _cpu_quota() -> float | None:
     return min(found, default=None)
 
 
-def _cgroup_folders(controller: str) -> list[Path]:
+def cgroup_folders(controller: str) -> list[Path]:
     """Folders that may limit this process: the root's, and its own with every parent."""
     root = Path("/sys/fs/cgroup")
     folders = [root, root / controller]
