@@ -177,7 +177,8 @@ def call(module: nn.Module, inputs: Inputs) -> Any:
 
 def token_ids(inputs: Inputs) -> Tensor:
     """The token ids [batch, tokens] of a language model's inputs."""
-    return inputs["input_ids"] if isinstance(inputs, dict) else inputs[0]
+    ids: Tensor = inputs["input_ids"] if isinstance(inputs, dict) else inputs[0]
+    return ids
 
 
 def logits_of(outputs: Any) -> Tensor:

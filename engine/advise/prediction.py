@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from engine.advise.costs import cost_table
 from engine.optimize.recipe import ordered
 from engine.optimize.technique import Target, technique, techniques
-from engine.records import Machine, Prediction, Profile, Range, Recipe
+from engine.records import Machine, Prediction, Profile, Range, Recipe, Step
 
 
 def predict(profile: Profile, recipe: Recipe, machine: Machine) -> Prediction | None:
@@ -51,7 +53,7 @@ def reasons_against(
     return found
 
 
-def target_of(profile: Profile, machine: Machine, steps: tuple, name: str, params: dict) -> Target:
+def target_of(profile: Profile, machine: Machine, steps: tuple[Step, ...], name: str, params: dict[str, Any]) -> Target:
     """The target that the technique `name` sees for this profile, with the steps before it."""
     return Target(
         study=profile.study,

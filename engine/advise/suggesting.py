@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 from engine.advise.prediction import predict, target_of
 from engine.errors import RecipeError
@@ -91,4 +92,4 @@ def _gain(suggestion: Suggestion) -> float:
     if suggestion.prediction is None:
         return 0.0
     speedup = suggestion.prediction.speedup
-    return (speedup.low * speedup.high) ** 0.5
+    return math.sqrt(speedup.low * speedup.high)

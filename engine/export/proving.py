@@ -22,7 +22,7 @@ _LIMIT_SECONDS = 900
 TIMING_SECONDS = 3.0
 
 
-def prove(folder: Path, *, seconds: float = TIMING_SECONDS) -> dict[str, Any]:
+def prove(folder: Path) -> dict[str, Any]:
     """What a clean process found when it loaded the artifact in `folder` and ran its cases.
 
     Returns:
@@ -33,7 +33,8 @@ def prove(folder: Path, *, seconds: float = TIMING_SECONDS) -> dict[str, Any]:
     """
     with tempfile.TemporaryDirectory(prefix="workbench-proof-") as scratch:
         report = Path(scratch) / "report.json"
-        command = [sys.executable, "-I", str(_PROVE), str(folder), str(report), str(seconds)]
+        command = [sys.executable, "-IB", str(_PROVE), str(folder), str(report)]
+        command.append(str(TIMING_SECONDS))
         kept = {"PATH", "HOME", "TMPDIR", "LANG", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES"}
         environment = {name: value for name, value in os.environ.items() if name in kept}
         try:
@@ -57,17 +58,15 @@ def prove(folder: Path, *, seconds: float = TIMING_SECONDS) -> dict[str, Any]:
         return found
 
 
-def time_variant(
-    program: Program, inputs: Inputs, workload: Workload, *, seconds: float = TIMING_SECONDS
-) -> float:
+def time_variant(program: Program, inputs: Inputs, workload: Workload) -> float:
     """The median latency of the variant in this process, by the same protocol as the proof's."""
     run_workload(program, workload, inputs)
     samples: list[float] = []
     began = time.perf_counter()
-    while len(samples) < 5 or (time.perf_counter() - began < seconds and len(samples) < 200):
+    while len(samples) < 5 or (time.perf_counter() - began < TIMING_SECONDS and len(samples) < 200):
         start = time.perf_counter()
         run_workload(program, workload, inputs)
         samples.append(1e3 * (time.perf_counter() - start))
-        if time.perf_counter() - began > 4 * seconds:
+        if time.perf_counter() - began > 4 * TIMING_SECONDS:
             break
     return statistics.median(samples)

@@ -115,7 +115,8 @@ def _onnx_model(folder: Path, manifest: dict[str, Any]) -> Model:
         names = [each.name for each in session.get_inputs()]
 
         def call(values: list[Any]) -> list[Any]:
-            return session.run_with_ort_values(None, dict(zip(names, values, strict=True)))
+            named = dict(zip(names, values, strict=True))
+            return list(session.run_with_ort_values(None, named))
 
         return call
 
@@ -145,7 +146,7 @@ def _torch_model(folder: Path, manifest: dict[str, Any], device: str) -> Model:
 
     def to_numpy(value: Any) -> np.ndarray:
         plain = value.detach().cpu()
-        return plain.float().numpy() if plain.is_floating_point() else plain.numpy()
+        return np.asarray(plain.float() if plain.is_floating_point() else plain)
 
     return Model(
         manifest,

@@ -99,7 +99,8 @@ def _write_graph(
 
 def _is_large(program: torch.export.ExportedProgram) -> bool:
     # A protobuf file ends at 2 GiB; beyond half of it the weights go into a file beside.
-    return sum(each.nbytes for each in program.state_dict.values()) > 1 << 30
+    held: int = sum(each.nbytes for each in program.state_dict.values())
+    return held > 1 << 30
 
 
 def _as_floats(job: ExportJob) -> nn.Module:
