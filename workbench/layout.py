@@ -12,7 +12,7 @@ from engine.records import Profile, Study
 from workbench import navigation, session
 
 _STYLE = """<style>
-.stMainBlockContainer {padding: 2.2rem 2.4rem 4rem; max-width: 1500px;}
+.stMainBlockContainer {padding: 2.6rem 2.4rem 4rem; max-width: 1500px;}
 header[data-testid="stHeader"] {background: transparent; height: 2.2rem;}
 [data-testid="stSidebarHeader"] {padding-top: 1rem; padding-bottom: .6rem;}
 [data-testid="stSidebarUserContent"] {padding-bottom: 1.5rem;}
@@ -23,6 +23,7 @@ header[data-testid="stHeader"] {background: transparent; height: 2.2rem;}
 h1 {letter-spacing: -.015em; padding-bottom: .1rem !important;}
 .st-key-page_header {padding-bottom: .6rem;}
 .st-key-empty_state {padding: 3.2rem 1rem; text-align: center;}
+.st-key-empty_state h3 {padding-bottom: .4rem;}
 .st-key-empty_state p {max-width: 36rem; margin-inline: auto;}
 [data-testid="stCaptionContainer"] p {line-height: 1.5;}
 </style>"""
@@ -49,7 +50,7 @@ def style() -> None:
 def header(title: str, words: str) -> DeltaGenerator:
     """Title with one sentence below it; returns the place for actions at the right."""
     with st.container(key="page_header", horizontal=True, vertical_alignment="bottom"):
-        with st.container(width="stretch", gap="xsmall"):
+        with st.container(width="stretch", gap="small"):
             st.title(title, anchor=False)
             st.caption(words)
         return st.container(
@@ -92,8 +93,8 @@ def card(title: str, words: str = "", *, key: str | None = None) -> DeltaGenerat
 def empty(icon: str, title: str, words: str, action: Callable[[], None] | None = None) -> None:
     """An empty state: what is missing, and the button that leads to it."""
     with st.container(border=True, key="empty_state", horizontal_alignment="center", gap="small"):
-        st.markdown(f"### {icon} {title}")
-        st.markdown(words)
+        st.markdown(f"### {icon} {title}", text_alignment="center")
+        st.markdown(words, text_alignment="center")
         if action is not None:
             with st.container(horizontal=True, horizontal_alignment="center"):
                 action()
@@ -153,7 +154,9 @@ def workload_words(study: Study) -> str:
         sizes += f", {workload.sequence_length} tokens"
     if workload.image_size:
         sizes += f", {workload.image_size} px"
-    threads = f", {workload.threads} threads" if workload.threads else ""
+    threads = ""
+    if workload.threads:
+        threads = f", {workload.threads} thread{'s' if workload.threads > 1 else ''}"
     return f"{sizes}, batch {workload.batch}{threads}"
 
 

@@ -44,7 +44,7 @@ def run(port: int | None = None, browser: bool = True) -> None:
     link = f"http://localhost:{number}/?token={token}"
     server = uvicorn.Server(
         uvicorn.Config(
-            application(token, port=number), log_level="warning", ws_max_size=200 << 20,
+            application(token, port=number), log_level="warning", access_log=False, ws_max_size=200 << 20,
             lifespan="on", timeout_graceful_shutdown=2,
         )
     )  # fmt: skip

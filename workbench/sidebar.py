@@ -41,8 +41,10 @@ def _study(studies: list[Study], chosen: Study | None) -> None:
             on_change=_choose,
         )
         if chosen is not None:
-            st.markdown(f"**{chosen.model.name}** · {count_text(chosen.model.parameters)} params")
-            st.caption(layout.workload_words(chosen))
+            st.caption(
+                f"{count_text(chosen.model.parameters)} parameters ·"
+                f" {layout.workload_words(chosen)}"
+            )
             device = chosen.workload.device
             place = chosen.machine.gpus[0].name if "cuda" in device and chosen.machine.gpus else ""
             st.badge(f"{device} {place}".strip(), icon=":material/developer_board:", color="gray")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from engine.measure.statistics import pareto_front
+from engine.measure.pareto import pareto_front
 from engine.records import Comparison, Quality, StepOutcome, VariantResult
 from workbench import charts, layout, session
 from workbench.layout import Figure
