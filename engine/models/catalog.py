@@ -16,8 +16,8 @@ from engine.errors import ModelError
 class SampleCard:
     """What a sample's card.json tells.
 
-    `options` are names to {"default", "help", ...} as `build` takes them; `data`, `split` and `metric`
-    say what its quality was measured on; `values` are further figures of the card.
+    `options` are names to {"default", "help", ...} as `build` takes them; `data`, `split` and
+    `metric` say what its quality was measured on; `values` are further figures of the card.
     """
 
     name: str

@@ -51,7 +51,8 @@ def check_weights_fit(
         owner: the file's name, for the message.
 
     Raises:
-        WeightsMismatch: it names the first missing, unexpected and mis-shaped names, with their counts.
+        WeightsMismatch: it names the first missing, unexpected and mis-shaped names, with their
+            counts.
     """
     missing = [name for name in wanted if name not in got and name not in optional]
     unexpected = [name for name in got if name not in wanted]
@@ -61,7 +62,9 @@ def check_weights_fit(
         if name in got and tuple(got[name]) != tuple(wanted[name])
     ]
     parts = [
-        listed_names("missing", missing), listed_names("unexpected", unexpected), listed_names("mis-shaped", shaped)
+        listed_names("missing", missing),
+        listed_names("unexpected", unexpected),
+        listed_names("mis-shaped", shaped),
     ]  # fmt: skip
     told = "; ".join(part for part in parts if part)
     if told:

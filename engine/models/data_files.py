@@ -31,8 +31,8 @@ LABEL_ARRAYS = ("labels", "y", "Y", "targets")
 class Row:
     """One example before it is turned into tensors.
 
-    `values` is a text, a pair of texts, a list of numbers or an array; rows of one group (a source file, a
-    document) may not stand on both sides of a split.
+    `values` is a text, a pair of texts, a list of numbers or an array; rows of one group (a source
+    file, a document) may not stand on both sides of a split.
     """
 
     values: Any
@@ -52,7 +52,8 @@ def read_data_file(path: Path) -> DataFile:
     """The rows of a .txt, .csv, .tsv, .jsonl or .npz file.
 
     Raises:
-        DataError: missing, empty, too large, not what its name says, or without the columns that are needed.
+        DataError: missing, empty, too large, not what its name says, or without the columns that
+            are needed.
     """
     try:
         file = regular_file(path.expanduser())
@@ -170,7 +171,7 @@ def _number_rows(
             values = [float(row[column]) for column in columns]
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(
-                f"{name}: row {number} has a column that is not a number, and there is no text column.",
+                f"{name}: row {number} has a column that is no number, and no column is text.",
                 hint="Name the column with the text 'text'.",
             ) from error
         if not np.isfinite(values).all():

@@ -1,4 +1,4 @@
-"""Quality data for an opened model: the file that was named, else the model's own, else fidelity."""
+"""Quality data of an opened model: the file that was named, its own, or else fidelity."""
 
 from __future__ import annotations
 
@@ -57,9 +57,9 @@ def quality_for(loaded: Loaded, spec: QualitySpec, workload: Workload) -> Qualit
 def from_file(loaded: Loaded, spec: QualitySpec) -> QualityData:
     """Quality data from a text, a table or arrays.
 
-    Perplexity where there is text without labels; accuracy, or macro F1 where that is asked, with labels;
-    fidelity for arrays without labels. At most 64 windows or 512 rows are evaluated on unless `limit` says
-    otherwise.
+    Perplexity where there is text without labels; accuracy, or macro F1 where that is asked, with
+    labels; fidelity for arrays without labels. At most 64 windows or 512 rows are evaluated on
+    unless `limit` says otherwise.
 
     Raises:
         DataError: the file or its content does not fit the model or the metric.
@@ -104,7 +104,7 @@ def _examples(
 
 
 def fidelity(loaded: Loaded, workload: Workload, *, prompts: list[Tensor]) -> QualityData:
-    """Random inputs by seed, without labels: what a variant is held against is the baseline itself."""
+    """Random inputs by seed, without labels: a variant is held against the baseline itself."""
     sizes = sizes_of(workload)
     if "batch" in loaded.axes:
         sizes = dataclasses.replace(sizes, batch=1)
@@ -145,7 +145,7 @@ def _are_equal(one: Inputs, other: Inputs) -> bool:
 
 
 def _varied(inputs: Inputs, vocabulary: int | None, seed: int) -> Inputs:
-    """Other values of the same kind: normal numbers with the mean and spread, ids below the highest."""
+    """Other values of the same kind: normal with the same mean and spread, ids in their range."""
     generator = torch.Generator().manual_seed(seed)
 
     def other(value: Any) -> Any:

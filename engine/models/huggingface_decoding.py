@@ -1,4 +1,4 @@
-"""How transformers models generate: with the cache that they keep, or by running the prefix again."""
+"""How transformers models generate: with the cache that they keep, or without."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _COARSE = 0.1
 class CachedDecoder:
     """Feeds one token after the other, with the cache object that the model itself hands out.
 
-    The state is (name of the cache argument, cache, attention mask or None). The attention mask grows by one
-    for every token where the prompt came with one.
+    The state is (name of the cache argument, cache, attention mask or None). The attention mask
+    grows by one for every token where the prompt came with one.
     """
 
     keeps_cache = True
@@ -86,8 +86,8 @@ class EncoderDecoder:
 def decoder_for(model: nn.Module, inputs: Inputs, *, meta: bool) -> tuple[Decoder | None, str]:
     """How this model generates, and a note where it is not as one would expect.
 
-    A cache is proved on a few tokens: generation with it must give the logits of generation without.
-    On the meta device nothing can be compared, and the config is believed.
+    A cache is proved on a few tokens: generation with it must give the logits of generation
+    without. On the meta device nothing can be compared, and the config is believed.
     """
     if not _generates(model):
         return None, ""

@@ -85,7 +85,7 @@ def read_folder(path: Path, *, weights: bool) -> HuggingfaceFolder:
     if (path / "adapter_config.json").exists():
         raise ModelError(
             f"{path.name} holds an adapter (LoRA), which opens only together with its base model.",
-            hint="Merge it first: PeftModel.from_pretrained(...).merge_and_unload().save_pretrained(...)",
+            hint="Merge it first: PeftModel.merge_and_unload(), then save_pretrained().",
         )
     if not (path / "config.json").exists():
         raise ModelError(
@@ -127,7 +127,7 @@ def _weights_files(path: Path) -> tuple[Path, ...]:
     found = f" It has {other[0]}, which is another format." if other else ""
     raise ModelError(
         f"{path.name} has a config.json but no weights.{found}",
-        hint="It needs model.safetensors or pytorch_model.bin, whole or in shards with their index.",
+        hint="It needs model.safetensors or pytorch_model.bin, whole or in shards with an index.",
     )
 
 

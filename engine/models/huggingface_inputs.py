@@ -1,4 +1,4 @@
-"""Inputs for any model that transformers' auto classes know, from its config and its forward signature."""
+"""Inputs for any model that transformers' auto classes know, from its config and signature."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class InputMaker:
 
     def __init__(self, model: nn.Module, task: str) -> None:
         self.model: Any = model
-        self.config: Any = model.config
+        self.config: Any = self.model.config
         self.task = task
         self.takes = set(inspect.signature(model.forward).parameters)
         self.text: Any = self.config.get_text_config()
@@ -209,7 +209,7 @@ def random_ids(config: Any, shape: tuple[int, int], seed: int) -> Tensor:
 
 
 def is_decoder(model: nn.Module) -> bool:
-    """Whether it is a decoder alone: what it makes of a token depends on the tokens before it only."""
+    """Whether it is a decoder alone, which sees only the tokens before the one that it makes."""
     config: Any = model.config
     if getattr(config, "is_encoder_decoder", False):
         return False

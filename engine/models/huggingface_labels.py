@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engine.program import Inputs, logits_of
@@ -43,11 +42,11 @@ def labels_for(model: nn.Module, task: str) -> Labels | None:
 
 def _token_loss(outputs: Any, labels: Tensor) -> Tensor:
     logits = logits_of(outputs)
-    return F.cross_entropy(logits.flatten(0, -2), labels.flatten(), ignore_index=-100)
+    return nn.functional.cross_entropy(logits.flatten(0, -2), labels.flatten(), ignore_index=-100)
 
 
 def _class_loss(outputs: Any, labels: Tensor) -> Tensor:
-    return F.cross_entropy(logits_of(outputs), labels)
+    return nn.functional.cross_entropy(logits_of(outputs), labels)
 
 
 def _values(inputs: Inputs) -> list[Tensor]:
@@ -61,9 +60,10 @@ def _next_tokens(inputs: Inputs) -> Tensor:
 
 
 def _random_tokens(inputs: Inputs, seed: int, classes: int | None) -> Tensor:
-    ids = _values(inputs)[0]
+    ids: Tensor = _values(inputs)[0]
     if isinstance(inputs, dict):
-        ids = inputs.get("decoder_input_ids", inputs.get("input_ids", ids))
+        named = [inputs[name] for name in ("decoder_input_ids", "input_ids") if name in inputs]
+        ids = named[0] if named else ids
     if classes is None:
         return ids.clone()
     generator = torch.Generator().manual_seed(seed)

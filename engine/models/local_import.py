@@ -72,8 +72,8 @@ class LocalCode(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 def import_local(code: dict[str, bytes], root: Path, file: Path) -> ModuleType:
     """The module of `file`; the same one again while the code has not changed.
 
-    Modules of other code that was opened before in this process are dropped first, so that two models may
-    both have a `layers.py`.
+    Modules of other code that was opened before in this process are dropped first, so that two
+    models may both have a `layers.py`.
 
     Raises:
         ModelError: the code raises while it is imported.

@@ -144,7 +144,8 @@ def _check_call(loaded: Loaded, inputs: Inputs, workload: Workload) -> None:
         if axis in loaded.axes and getattr(asked, axis) is not None
     ]
     raise InputError(
-        f"{loaded.name} cannot be called with {', '.join(sizes) or 'its inputs'}: {one_line(error)}.",
+        f"{loaded.name} cannot be called with {', '.join(sizes) or 'its inputs'}: "
+        f"{one_line(error)}.",
         hint="Choose sizes that the model takes, or correct its example_inputs().",
     ) from error
 

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from engine.program import Inputs, RecomputeDecoder, call, logits_of, to_device, token_ids
 
-# Logits of a causal model at earlier positions do not change with a later token, apart from the order in
+# Logits of a causal model at earlier positions do not change with a later token, apart from the
+# order in
 # which a matmul of another shape or a batched kernel adds up.
 _CAUSAL_TOLERANCE = 1e-3
 
@@ -19,7 +20,7 @@ def one_line(error: BaseException) -> str:
 
 
 def recompute_decoder(module: nn.Module, inputs: Inputs) -> RecomputeDecoder | None:
-    """A decoder for a module that maps token ids [batch, tokens] to causal logits; None for any other."""
+    """A decoder for a module from token ids [batch, tokens] to causal logits; None for others."""
     ids = _only_ids(inputs)
     if ids is None:
         return None
@@ -49,8 +50,8 @@ def device_of(module: nn.Module) -> str:
 def fails_on(module: nn.Module, inputs: Inputs) -> Exception | None:
     """The error of one call on these inputs; None where it works.
 
-    Tried without computing first (on the meta device, weights replaced by their shapes); only where that
-    fails, which code that reads values does too, is it tried for real.
+    Tried without computing first (on the meta device, weights replaced by their shapes); only where
+    that fails, which code that reads values does too, is it tried for real.
     """
     shapes = {
         name: tensor.detach().to("meta")

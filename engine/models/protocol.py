@@ -3,13 +3,13 @@
 The protocol, which samples, Python files and packages follow:
 
     build(**options) -> nn.Module                                  needed
-    example_inputs(*, batch, sequence_length, image_size, seed)    needed; takes what of these it follows
-    default_workload() -> dict                                     fields of Workload, and max_length
-    quality_data() -> {"metric", "calibration", "evaluation"}      lists of (inputs, labels)
-    evaluate(predict, examples) -> list[float]                     a metric of one's own, per example
-    loss(outputs, labels) -> Tensor                                for train_step
+    example_inputs(*, batch, sequence_length, image_size, seed)    needed; takes what of these it
+    follows default_workload() -> dict                                     fields of Workload, and
+    max_length quality_data() -> {"metric", "calibration", "evaluation"}      lists of (inputs,
+    labels) evaluate(predict, examples) -> list[float]                     a metric of one's own,
+    per example loss(outputs, labels) -> Tensor                                for train_step
     prompts() -> list[Tensor]                                      held-out prompts for generation
-    TOKENIZER                                                      path of a tokenizer.json or its folder
+    TOKENIZER path of a tokenizer.json or its folder
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def loaded_from(
     if not callable(example):
         raise ModelError(
             f"{name} has no example_inputs().",
-            hint="Add example_inputs(*, batch=1) that gives the tuple or dict of tensors to call with.",
+            hint="Add example_inputs(*, batch=1) that gives the tuple or dict to call with.",
         )
     defaults = _called(functions.get("default_workload"), "default_workload", options) or {}
     if not isinstance(defaults, dict):

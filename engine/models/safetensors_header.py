@@ -32,8 +32,8 @@ class TensorEntry:
 def read_safetensors_header(path: Path) -> dict[str, TensorEntry]:
     """Names to tensors of a file whose header tells the truth about it.
 
-    The header's length, every dtype, shape and offset, and the whole size must agree: tensors lie one after
-    the other without gaps or overlaps and fill the file.
+    The header's length, every dtype, shape and offset, and the whole size must agree: tensors lie
+    one after the other without gaps or overlaps and fill the file.
 
     Raises:
         ModelError: the file is truncated.

@@ -1,4 +1,4 @@
-"""What a file must be before anything reads it: regular, where it says it is, of a bearable size."""
+"""What a file must be before anything reads it: regular, in its place, not too large."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ def regular_file(path: Path, *, within: Path | None = None) -> Path:
 
     Args:
         path: what was named.
-        within: the folder that it must not leave. In a hub cache (models--x/snapshots/revision, where every
+        within: the folder that it must not leave. In a hub cache (models--x/snapshots/revision,
+            where every
             file is a link) its `blobs` belong to it.
 
     Raises:

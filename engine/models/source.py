@@ -50,13 +50,12 @@ class Loaded:
         make_inputs: inputs of the sizes, the same for the same seed.
         axes: which of "batch", "sequence_length" and "image_size" `make_inputs` follows.
         defaults: the model's own workload, as fields of Workload.
-        generates_with_gradients: a plain loop leaves them on; transformers' generate turns them off.
-        make_quality: the model's own quality data; None where it brings none.
-        labels: labels that fit inputs, for `train_step`; None where the loss needs none made.
-        prompt_apart: the prompt goes to an encoder, so that prompt and new tokens share no positions.
-        image_divisor: what the image size must be a multiple of.
-        image_size: the only image size that the model takes; None where it takes any.
-        extra: what export wants to have.
+        generates_with_gradients: a plain loop leaves them on; transformers' generate turns them
+        off. make_quality: the model's own quality data; None where it brings none. labels: labels
+        that fit inputs, for `train_step`; None where the loss needs none made. prompt_apart: the
+        prompt goes to an encoder, so that prompt and new tokens share no positions. image_divisor:
+        what the image size must be a multiple of. image_size: the only image size that the model
+        takes; None where it takes any. extra: what export wants to have.
     """
 
     module: nn.Module

@@ -16,10 +16,10 @@ CALIBRATION_SHARE = 0.25
 def split(rows: Sequence[Row], *, calibration: int, evaluation: int) -> tuple[list[Row], list[Row]]:
     """At most `calibration` and `evaluation` rows, disjoint by content and by group.
 
-    Rows of equal content count once. The order, and with it the side, follows from hashes, so that the same
-    file always splits in the same way whatever the order of its rows. About a quarter of the groups goes to
-    calibration (a row without a group is one of its own); where there is a single group, all of it is
-    evaluated on and calibration is empty.
+    Rows of equal content count once. The order, and with it the side, follows from hashes, so that
+    the same file always splits in the same way whatever the order of its rows. About a quarter of
+    the groups goes to calibration (a row without a group is one of its own); where there is a
+    single group, all of it is evaluated on and calibration is empty.
     """
     groups: dict[str, list[tuple[str, Row]]] = {}
     seen: dict[str, str] = {}

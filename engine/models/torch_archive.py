@@ -8,6 +8,7 @@ import math
 import pickle
 import pickletools
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -36,9 +37,9 @@ _DTYPES = {
 _OPERATIONS = {
     "PROTO", "STOP", "MARK", "NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1",
     "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE", "SHORT_BINSTRING", "BINSTRING", "EMPTY_TUPLE",
-    "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "EMPTY_LIST", "APPEND", "APPENDS", "EMPTY_DICT", "SETITEM",
-    "SETITEMS", "BINPUT", "LONG_BINPUT", "BINGET", "LONG_BINGET", "GLOBAL", "REDUCE", "BUILD",
-    "BINPERSID", "MEMOIZE", "FRAME", "EMPTY_SET", "ADDITEMS", "BINBYTES", "SHORT_BINBYTES",
+    "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "EMPTY_LIST", "APPEND", "APPENDS", "EMPTY_DICT",
+    "SETITEM", "SETITEMS", "BINPUT", "LONG_BINPUT", "BINGET", "LONG_BINGET", "GLOBAL", "REDUCE",
+    "BUILD", "BINPERSID", "MEMOIZE", "FRAME", "EMPTY_SET", "ADDITEMS", "BINBYTES", "SHORT_BINBYTES",
 }  # fmt: skip
 
 
@@ -77,7 +78,7 @@ def archive_kind(path: Path) -> ArchiveKind:
 
 
 def unknown_globals(path: Path) -> list[str]:
-    """The names in the pickle that weights have no need of, in order; code would be run to load them."""
+    """The names in the pickle that weights do not need, in order: loading them runs code."""
     named = [
         argument.replace(" ", ".")
         for name, argument in _operations(path)
@@ -89,8 +90,8 @@ def unknown_globals(path: Path) -> list[str]:
 def read_torch_header(path: Path) -> dict[str, TensorEntry]:
     """Names to tensors of a dict of weights, none of them loaded.
 
-    A dict under "state_dict", "model", "model_state_dict", "module" or "ema" is taken where the outer one holds
-    no tensors.
+    A dict under "state_dict", "model", "model_state_dict", "module" or "ema" is taken where the
+    outer one holds no tensors.
 
     Raises:
         UnsafeFile: code, a tensor larger than its stored data, or what archive_kind refuses.
@@ -99,7 +100,8 @@ def read_torch_header(path: Path) -> dict[str, TensorEntry]:
     sizes = _checked_entries(path)
     if wanted := unknown_globals(path):
         raise UnsafeFile(
-            f"{path.name} wants to run {', '.join(wanted[:3])} when it is loaded: it is not plain weights.",
+            f"{path.name} wants to run {', '.join(wanted[:3])} when it is loaded: "
+            "it is not plain weights.",
             hint="Save model.state_dict() with torch.save, or better with safetensors.",
         )
     for name, _ in _operations(path):
@@ -160,12 +162,15 @@ def _checked_entries(path: Path) -> dict[str, int]:
 
 def _pickle(path: Path) -> bytes:
     with zipfile.ZipFile(path) as archive:
-        name = next(each for each in archive.namelist() if each.endswith("/data.pkl"))
+        named = [each for each in archive.namelist() if each.endswith("/data.pkl")]
+        if not named:
+            raise ModelError(f"{path.name} holds no weights.", hint="torch.save writes data.pkl.")
+        name = named[0]
         if archive.getinfo(name).file_size > MAX_PICKLE_BYTES:
             raise UnsafeFile(f"{path.name} has a pickle of more than {MAX_PICKLE_BYTES} bytes.")
         try:
             return archive.read(name)
-        except (zipfile.BadZipFile, EOFError, OSError) as error:
+        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
             raise ModelError(f"{path.name} is damaged: {error}.") from error
 
 
@@ -173,12 +178,12 @@ def _operations(path: Path) -> list[tuple[str, Any]]:
     found: list[tuple[str, Any]] = []
     try:
         for operation, argument, _ in pickletools.genops(_pickle(path)):
-            if operation.name in {"LONG_BINPUT", "PUT"} and int(argument) > MAX_MEMO:
+            if operation.name in {"LONG_BINPUT", "PUT"} and int(argument or 0) > MAX_MEMO:
                 raise UnsafeFile(f"{path.name} asks for a pickle memo of {argument} entries.")
             found.append((operation.name, argument))
             if len(found) > MAX_OPERATIONS:
                 raise UnsafeFile(f"{path.name} has more than {MAX_OPERATIONS} pickle operations.")
-    except ValueError as error:
+    except (ValueError, IndexError, KeyError, OverflowError) as error:
         raise ModelError(f"The pickle of {path.name} is damaged: {error}.") from error
     return found
 
@@ -251,7 +256,8 @@ def _stand_in(name: str) -> Any:
     if module in {"torch", "torch.storage"} and last in _ITEM_BYTES:
         return last
     if module == "torch" and last in {
-        "float32", "float64", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool",
+        "float32", "float64", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8",
+        "bool",
     }:  # fmt: skip
         return last
     return None

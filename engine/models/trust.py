@@ -16,8 +16,9 @@ MAX_CODE_FILES = 2_000
 def local_code(file: Path, root: Path) -> dict[str, bytes]:
     """The file and every file under `root` that it imports, directly or not, by path below `root`.
 
-    What is read here is what is hashed and what is run later: nothing is read twice. Imports that are only
-    made at run time by a computed name are not seen, and cannot be run either (see local_import.py).
+    What is read here is what is hashed and what is run later: nothing is read twice. Imports that
+    are only made at run time by a computed name are not seen, and cannot be run either (see
+    local_import.py).
 
     Raises:
         ModelError: a file that is missing or is not Python.
@@ -99,7 +100,7 @@ def _imported(path: Path, source: bytes, root: Path) -> Iterator[Path]:
 
 
 def _files(start: Path, parts: list[str], root: Path | None = None) -> Iterator[Path]:
-    """The files that importing the dotted name runs: every package's __init__.py, then the module."""
+    """The files that importing the dotted name runs: each package's __init__.py, the module."""
     if start != (root or start) and (root or start) not in start.parents:
         return
     folder = start

@@ -42,7 +42,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         if path.suffix in SAFETENSORS:
             from safetensors.torch import load_file
 
-            return load_file(path)
+            loaded: dict[str, Tensor] = load_file(path)
+            return loaded
         value = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise UnsafeFile(f"{path.name} cannot be loaded as weights: {one_line(error)}.") from error

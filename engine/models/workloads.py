@@ -30,7 +30,8 @@ def workload_for(loaded: Loaded, request: WorkloadRequest) -> Workload:
     """The workload with every size filled in that its kind uses; the others are None.
 
     Raises:
-        InputError: a size out of range, a kind or a device that this model or machine does not have.
+        InputError: a size out of range, a kind or a device that this model or machine does not
+            have.
     """
     asked = {key: value for key, value in dataclasses.asdict(request).items() if value is not None}
     _check_range(asked)
@@ -74,7 +75,7 @@ def _kind(loaded: Loaded, asked: dict[str, Any], own: dict[str, Any]) -> Workloa
         listed = ", ".join(get_args(WorkloadKind))
         raise InputError(f"A workload is one of {listed}, got {kind!r}.")
     if kind in possible:
-        return kind  # type: ignore[no-any-return]
+        return kind
     if "kind" not in asked:
         return "forward"
     why = {

@@ -215,7 +215,7 @@ def _mismatch(error: Exception) -> str:
 
 @contextlib.contextmanager
 def _offline() -> Iterator[None]:
-    """Some configs name further files on the hub (backbones, adapters): nothing is fetched for them."""
+    """Some configs name further files on the hub (backbones, adapters): none is fetched."""
     from huggingface_hub import constants
 
     before = constants.HF_HUB_OFFLINE

@@ -30,9 +30,9 @@ _EXTRAS = {"quality_data", "evaluate", "loss", "prompts", "default_workload", "T
 class _Store(Protocol):
     def add_file(self, path: Path | str) -> str: ...
 
-    def file(self, hash: str) -> Path: ...  # noqa: A002 - the store's own word
+    def file(self, hash: str) -> Path: ...
 
-    def trust(self, hash: str, name: str) -> None: ...  # noqa: A002
+    def trust(self, hash: str, name: str) -> None: ...
 
 
 class Live:
@@ -77,7 +77,8 @@ def freeze(module: nn.Module, example_inputs: Any, *, store: _Store, **extras: A
         module: what is to be opened; later changes of it do not matter.
         example_inputs: the tuple or dict to call it with.
         store: where the copy goes; it is trusted there, since it was written here.
-        **extras: what else the protocol knows: quality_data, evaluate, loss, prompts, default_workload,
+        **extras: what else the protocol knows: quality_data, evaluate, loss, prompts,
+        default_workload,
             TOKENIZER, and a name.
 
     Raises:

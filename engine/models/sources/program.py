@@ -1,4 +1,4 @@
-"""Exported programs, TorchScript and whole pickled modules: files that run code when they are opened."""
+"""Exported programs, TorchScript and whole pickled modules: files that run code."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ from engine.records import ModelReference, content_id
 
 _SUFFIXES = {".pt2", ".pt", ".pth", ".bin", ".ckpt", ".ts", ".torchscript", ".safetensors"}
 _WORDS = {
-    "program": "an exported program", "torchscript": "TorchScript", "module": "a whole pickled module",
-}  # fmt: skip
+    "program": "an exported program",
+    "torchscript": "TorchScript",
+    "module": "a whole pickled module",
+}
 _OPTIONS = {"shape", "dtype"}
 _SHAPE = re.compile(r"\d{1,9}(x\d{1,9}){0,7}")
 
@@ -82,7 +84,7 @@ def _read(file: Path, kind: ArchiveKind) -> tuple[nn.Module, Any]:
             args, kwargs = told if told is not None else ((), {})
             return _Exported(exported.module()), (dict(kwargs) if kwargs and not args else args)
         if kind == "torchscript":
-            return torch.jit.load(file, map_location="cpu"), None
+            return torch.jit.load(file, map_location="cpu"), None  # type: ignore[no-untyped-call]
         module = torch.load(file, map_location="cpu", weights_only=False)
     except Exception as error:  # the file's own code runs here
         raise ModelError(
@@ -95,7 +97,7 @@ def _read(file: Path, kind: ArchiveKind) -> tuple[nn.Module, Any]:
 
 
 class _Exported(nn.Module):
-    """An exported program as a module: it has no training mode to switch, so that eval() is ignored."""
+    """An exported program as a module without a training mode, so that eval() is ignored."""
 
     def __init__(self, program: nn.Module) -> None:
         super().__init__()

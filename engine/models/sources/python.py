@@ -1,4 +1,4 @@
-"""A function in a Python file or package that builds the model: `file.py:build`, `package.module:build`."""
+"""Models that a function builds: `path/to/file.py:build`, `package.module:build`."""
 
 from __future__ import annotations
 
