@@ -69,6 +69,12 @@ def fill_disk(arguments: dict[str, Any], job: Any) -> Recipe:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
+def fill_really(arguments: dict[str, Any], job: Any) -> Recipe:
+    with (job.store.root / "large").open("wb") as file:
+        while True:
+            file.write(bytes(4096))
+
+
 def put_forever(arguments: dict[str, Any], job: Any) -> Recipe:
     acknowledged = Path(arguments["acknowledged"])
     for index in range(100_000):
@@ -80,6 +86,7 @@ def put_forever(arguments: dict[str, Any], job: Any) -> Recipe:
 
 WORK = {
     "echo": echo, "sleep": sleep, "stubborn": stubborn, "refuse": refuse, "fail": fail, "die": die,
-    "leave": leave, "allocate": allocate, "fill_disk": fill_disk, "put_forever": put_forever,
+    "leave": leave, "allocate": allocate, "fill_disk": fill_disk, "fill_really": fill_really,
+    "put_forever": put_forever,
     "profile": sleep, "compare": sleep, "open": echo,
 }  # fmt: skip

@@ -14,6 +14,7 @@ cancel         somebody wants it to end
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import secrets
 import shutil
@@ -30,6 +31,7 @@ from engine.records import ENDED, ErrorRecord, JobState, JobStatus, from_json, r
 R = TypeVar("R")
 _ID = re.compile(r"[0-9a-f]{11}-[0-9a-f]{8}")
 _UNSTARTED_SECONDS = 60.0
+_RESERVE_BYTES = 1 << 16
 LOST = ErrorRecord(
     "JobLost",
     "Nobody knows how this job ended: its processes are gone.",
@@ -193,6 +195,16 @@ class JobFolder:
     def write_outcome(self, outcome: JobOutcome) -> None:
         """The last word of the process that worked."""
         write(self.path / "outcome.json", to_json(outcome))
+
+    def reserve(self) -> None:
+        """Holds room for the last words, which must be written although the disk is full."""
+        for each in ("outcome", "status"):
+            with contextlib.suppress(OSError):
+                (self.path / f".{each}.reserve").write_bytes(os.urandom(_RESERVE_BYTES))
+
+    def use_reserve(self, name: Literal["outcome", "status"]) -> None:
+        """Gives the room back that was held for this word."""
+        (self.path / f".{name}.reserve").unlink(missing_ok=True)
 
     def add_event(
         self, kind: Literal["state", "progress", "log"], text: str, progress: float | None = None

@@ -13,7 +13,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -33,7 +32,6 @@ MEASURING = frozenset({"profile", "optimize", "compare", "export", "verify"})
 GRACE_SECONDS = 3.0
 _LOOK_SECONDS = 0.2
 _FAMILY_SECONDS = 1.0
-_RESERVE_BYTES = 1 << 16
 
 
 class Supervisor:
@@ -82,16 +80,17 @@ class Supervisor:
     def run(self, folder: JobFolder) -> None:
         """Does one job from its turn to its end; the end is always written down."""
         turn = Turn()
-        with _reserve(folder.path) as reserve:
-            try:
-                ending = self._supervised(folder, turn)
-            except BaseException as error:
-                self._kill()
-                ending = _broken(error)
-            turn.give_back()
+        folder.reserve()
+        try:
+            ending = self._supervised(folder, turn)
+        except BaseException as error:
             self._kill()
-            reserve.unlink(missing_ok=True)  # the last word needs room where the disk is full
-            self._finish(folder, ending)
+            ending = _broken(error)
+        turn.give_back()
+        self._kill()
+        folder.use_reserve("outcome")
+        folder.use_reserve("status")
+        self._finish(folder, ending)
 
     def _supervised(self, folder: JobFolder, turn: Turn) -> Ending:
         request = folder.request()
@@ -222,17 +221,6 @@ def _waits(path: Path) -> bool:
         and processes.supervisor.is_alive()
         and folder.written_status().state == "queued"
     )
-
-
-@contextlib.contextmanager
-def _reserve(folder: Path) -> Iterator[Path]:
-    path = folder / ".reserve"
-    with contextlib.suppress(OSError):
-        path.write_bytes(os.urandom(_RESERVE_BYTES))
-    try:
-        yield path
-    finally:
-        path.unlink(missing_ok=True)
 
 
 def _adopt_orphans() -> None:

@@ -66,8 +66,9 @@ def _do(folder: JobFolder, table: str) -> NoReturn:
         status = 0
     except BaseException as error:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        traceback.print_exc()
+        folder.use_reserve("outcome")
         folder.write_outcome(JobOutcome(_record_of(error)))
+        traceback.print_exc()
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

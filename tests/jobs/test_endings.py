@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -136,6 +138,27 @@ def test_a_full_disk_ends_the_job_with_that_reason(run_job: Run) -> None:
     status = run_job("fill_disk")
     assert status.state == "failed"
     assert status.error.kind == "StorageFull"
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    place = tmp_path / "small"
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(place)]
+    if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("needs the right to mount a small disk")
+    yield place
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+def test_a_disk_that_is_really_full_still_takes_the_reason(
+    small_disk: Path, fault_verbs: None
+) -> None:
+    store = Store(small_disk / "home")
+    status = client.wait(store, client.submit(store, "fill_really", {}, title="fill"))
+    assert status.state == "failed"
+    assert status.error.kind == "StorageFull"
+    assert client.status(Store(store.root), status.id) == status
 
 
 def test_cancel_in_mid_job_ends_it_and_says_so(store: Store) -> None:
