@@ -13,16 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from engine.errors import InputError
-from engine.program import (
-    Decoder,
-    Inputs,
-    Program,
-    call,
-    logits_of,
-    output_tensors,
-    to_device,
-    token_ids,
-)
+from engine.profile.phases import PhasedDecoder
+from engine.program import Inputs, Program, call, logits_of, to_device, token_ids
 from engine.program import synchronize as synchronize
 from engine.records import Workload
 
@@ -163,27 +155,5 @@ def _generate(program: Program, workload: Workload, inputs: Inputs, phase: Phase
         raise InputError(
             "This model does not generate: it has no decoder.", hint="Choose the workload forward."
         )
-    marked = dataclasses.replace(program, decoder=_PhasedDecoder(program.decoder, phase))
+    marked = dataclasses.replace(program, decoder=PhasedDecoder(program.decoder, phase))
     return marked.generate(inputs, workload.new_tokens or 1)
-
-
-class _PhasedDecoder:
-    """A decoder whose calls are entered as prefill and decode."""
-
-    def __init__(self, decoder: Decoder, phase: Phase) -> None:
-        self._decoder = decoder
-        self._phase = phase
-        self.keeps_cache = decoder.keeps_cache
-
-    def prefill(self, module: nn.Module, inputs: Inputs) -> tuple[Tensor, Any]:
-        with self._phase("prefill"):
-            return self._decoder.prefill(module, inputs)
-
-    def step(self, module: nn.Module, token: Tensor, state: Any) -> tuple[Tensor, Any]:
-        with self._phase("decode"):
-            return self._decoder.step(module, token, state)
-
-
-def first_tensors(outputs: Any) -> list[Tensor]:
-    """The floating-point tensors of what `run_workload` gave back."""
-    return output_tensors(getattr(outputs, "logits", outputs))

@@ -48,14 +48,14 @@ def phased(program: Program, marker: Marker = lambda name: nullcontext()) -> Pro
 
 
 def state_tensors(state: Any, *, depth: int = 5) -> list[Tensor]:
-    """Every floating-point tensor in a decoder's state, cache objects included, each storage once."""
+    """The floating-point tensors in a decoder's state, cache objects included, a storage once."""
     found: dict[int, Tensor] = {}
     pending = [(state, depth)]
     while pending:
         value, left = pending.pop()
         if isinstance(value, Tensor):
             if value.is_floating_point():
-                found[value.untyped_storage().data_ptr()] = value
+                found[value.untyped_storage()._cdata] = value
         elif left == 0 or isinstance(value, str | bytes | nn.Module | type):
             continue
         elif isinstance(value, dict):

@@ -10,9 +10,8 @@ from typing import Any
 
 import torch
 
-from engine.profile.counting import module_hooks
+from engine.profile.attribution import module_hooks
 from engine.profile.execution import run_workload
-from engine.profile.phases import phased
 from engine.profile.trace_reading import MODULE, PHASE, RUN
 from engine.program import Inputs, Program
 from engine.records import Workload
@@ -21,7 +20,8 @@ from engine.records import Workload
 def trace_run(program: Program, workload: Workload, inputs: Inputs, folder: Path) -> Path:
     """Runs the workload once under the profiler and keeps the trace.
 
-    The folder is a run folder of TensorBoard: torch-tb-profiler reads `<worker>.<time>.pt.trace.json`.
+    The folder is a run folder of TensorBoard: torch-tb-profiler reads files that are called
+    `<worker>.<time>.pt.trace.json`.
 
     Returns:
         The path of the trace.
@@ -31,13 +31,12 @@ def trace_run(program: Program, workload: Workload, inputs: Inputs, folder: Path
     if torch.cuda.is_available() and program.context.device.startswith("cuda"):
         activities.append(torch.profiler.ProfilerActivity.CUDA)
     marks = _Marks()
-    watched = phased(program, marks.phase)
     with (
         module_hooks(program.module, marks.enter, marks.leave),
         torch.profiler.profile(activities=activities, record_shapes=True) as profiler,
         marks.mark(f"{RUN}workload"),
     ):
-        run_workload(watched, workload, inputs)
+        run_workload(program, workload, inputs, phase=marks.phase)
     path = folder / f"workbench.{time.time_ns() // 1_000_000}.pt.trace.json"
     profiler.export_chrome_trace(str(path))
     return path
@@ -56,7 +55,7 @@ class _Marks:
         stack.enter_context(self.kind(f"{MODULE}{name}"))
         self.open.append(stack)
 
-    def leave(self, name: str) -> None:
+    def leave(self, name: str, outputs: Any) -> None:
         self.open.pop().close()
 
     @contextmanager

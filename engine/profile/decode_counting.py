@@ -1,0 +1,179 @@
+"""Counts a generation of many steps by running a few of them; see `extrapolation`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import defaultdict
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from engine.profile.counter import Key, OperatorCounter, Row
+from engine.profile.extrapolation import StepCounts, sampled_steps, sum_over_steps
+from engine.profile.phases import state_tensors
+from engine.program import Decoder, Inputs, Program, token_ids
+from engine.records import Workload
+
+# Below these every step is counted: at 20 microseconds an operator that takes about a second.
+_MIN_STEPS = 24
+_MAX_CALLS = 60_000
+_OPERATORS_PER_MODULE = 4
+
+
+class Counting(Protocol):
+    """`engine.profile.counting.counting`."""
+
+    def __call__(
+        self, program: Program, inputs: Inputs, *, generates: bool = ...
+    ) -> AbstractContextManager[OperatorCounter]: ...
+
+
+@dataclass
+class LongGeneration:
+    """All steps of a generation; fields as those of `counting.Tally`."""
+
+    rows: dict[Key, Row]
+    calls: dict[str, int]
+    peak_bytes: int
+    cache_bytes: int
+    returned_bytes: int
+
+
+@dataclass
+class _Part:
+    """One part of a run: its rows, module calls, and memory above its beginning."""
+
+    rows: dict[Key, Row]
+    calls: dict[str, int]
+    peak_bytes: int
+    left_bytes: int
+    cache_bytes: int
+    logits: Tensor
+
+
+def can_extrapolate(program: Program, workload: Workload, inputs: Inputs) -> bool:
+    """Whether a run is long enough to be derived, and its inputs can be made longer."""
+    steps = (workload.new_tokens or 1) - 1
+    if workload.kind != "generate" or program.decoder is None or steps < _MIN_STEPS:
+        return False
+    modules = sum(1 for _ in program.module.modules())
+    if steps * modules * _OPERATORS_PER_MODULE < _MAX_CALLS:
+        return False
+    shape = token_ids(inputs).shape
+    given = inputs.values() if isinstance(inputs, dict) else inputs
+    return all(isinstance(each, Tensor) and each.shape == shape for each in given)
+
+
+def count_long_generation(
+    program: Program, workload: Workload, inputs: Inputs, counting: Counting
+) -> LongGeneration | None:
+    """The counts of all steps; None where they do not follow from a few."""
+    steps = (workload.new_tokens or 1) - 1
+    prefill = _prefill(program, inputs, counting)
+    parts = [(at, _step(program, inputs, at, counting)) for at in sampled_steps(steps)]
+    total = sum_over_steps(
+        [(at, StepCounts(part.rows, part.peak_bytes, part.left_bytes)) for at, part in parts], steps
+    )
+    if total is None:
+        return None
+    step_rows, step_peak, step_left = total
+    last = dict(parts)[steps]
+    glue = _glue(program, workload, inputs, prefill.logits, counting)
+    rows: dict[Key, Row] = defaultdict(Row)
+    for each in (prefill.rows, step_rows, glue.rows):
+        for key, row in each.items():
+            rows[key].add(row)
+    calls = defaultdict(int, prefill.calls)
+    for name, times in last.calls.items():
+        calls[name] += times * steps
+    begun = prefill.left_bytes
+    return LongGeneration(
+        rows,
+        calls,
+        max(prefill.peak_bytes, begun + step_peak, begun + step_left + glue.left_bytes),
+        max(prefill.cache_bytes, last.cache_bytes),
+        glue.left_bytes,
+    )
+
+
+def _prefill(program: Program, inputs: Inputs, counting: Counting) -> _Part:
+    decoder = _decoder(program)
+    with program.entered(), counting(program, inputs, generates=True) as counter:
+        with counter.entered("prefill"):
+            logits, state = decoder.prefill(program.module, inputs)
+        live = counter.memory.live
+    cache = _cache_bytes(decoder, state)
+    return _Part(
+        counter.rows, counter.stack.calls, counter.memory.peak, live, cache, logits.detach()
+    )
+
+
+def _step(program: Program, inputs: Inputs, at: int, counting: Counting) -> _Part:
+    """Step `at` of a generation (1 is the first after prefill), from a prefill of its prefix."""
+    decoder = _decoder(program)
+    token = torch.empty_like(token_ids(inputs)[:, :1])
+    with program.entered(), counting(program, inputs, generates=True) as counter:
+        # Made inside, so that the prefix counts as memory that the step before has left.
+        logits, state = decoder.prefill(program.module, _longer(inputs, at - 1))
+        counter.rows = defaultdict(Row)
+        counter.stack.calls.clear()
+        begun = counter.memory.peak = counter.memory.live
+        with counter.entered("decode"):
+            # The logits before stay, as a loop keeps its scores; so does what autograd kept.
+            newest, state = decoder.step(program.module, token, state)
+        left = counter.memory.live - begun
+    cache = _cache_bytes(decoder, state)
+    del logits
+    peak = counter.memory.peak - begun
+    return _Part(counter.rows, dict(counter.stack.calls), peak, left, cache, newest.detach())
+
+
+def _glue(
+    program: Program, workload: Workload, inputs: Inputs, logits: Tensor, counting: Counting
+) -> _Part:
+    """What the loop of `generate` does around the decoder's calls."""
+    loop = dataclasses.replace(program, decoder=_Constant(logits))
+    with counting(program, inputs, generates=True) as counter:
+        result = loop.generate(inputs, workload.new_tokens or 1)
+        live = counter.memory.live
+    del result
+    return _Part(counter.rows, {}, counter.memory.peak, live, 0, logits)
+
+
+class _Constant:
+    """A decoder that runs no module."""
+
+    keeps_cache = False
+
+    def __init__(self, logits: Tensor) -> None:
+        self._logits = logits
+
+    def prefill(self, module: nn.Module, inputs: Inputs) -> tuple[Tensor, Any]:
+        return self._logits, None
+
+    def step(self, module: nn.Module, token: Tensor, state: Any) -> tuple[Tensor, Any]:
+        return self._logits, None
+
+
+def _longer(inputs: Inputs, tokens: int) -> Inputs:
+    def longer(ids: Tensor) -> Tensor:
+        return torch.empty((ids.shape[0], ids.shape[1] + tokens), dtype=ids.dtype, device="meta")
+
+    if isinstance(inputs, dict):
+        return {name: longer(each) for name, each in inputs.items()}
+    return tuple(longer(each) for each in inputs)
+
+
+def _decoder(program: Program) -> Decoder:
+    if program.decoder is None:
+        raise ValueError("This model does not generate: it has no decoder.")
+    return program.decoder
+
+
+def _cache_bytes(decoder: Decoder, state: Any) -> int:
+    if not decoder.keeps_cache:
+        return 0
+    return sum(each.untyped_storage().nbytes() for each in state_tensors(state))
