@@ -63,8 +63,10 @@ def _run(arguments: list[str]) -> int:
 
 
 def _app(port: int | None, *, browser: bool) -> int:
+    from engine.store import Store
     from workbench import server
 
+    Store().sweep()
     server.run(port=port, browser=browser)
     return 0
 

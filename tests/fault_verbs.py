@@ -40,6 +40,14 @@ def stubborn(arguments: dict[str, Any], job: Any) -> Recipe:
     return Recipe()
 
 
+def stopped(arguments: dict[str, Any], job: Any) -> Recipe:
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    child.send_signal(signal.SIGSTOP)
+    (job.folder / "child").write_text(str(child.pid))
+    time.sleep(600)
+    return Recipe()
+
+
 def refuse(arguments: dict[str, Any], job: Any) -> Recipe:
     raise InputError("The text must be short.", hint="Shorten it.")
 
@@ -85,7 +93,8 @@ def put_forever(arguments: dict[str, Any], job: Any) -> Recipe:
 
 
 WORK = {
-    "echo": echo, "sleep": sleep, "stubborn": stubborn, "refuse": refuse, "fail": fail, "die": die,
+    "echo": echo, "sleep": sleep, "stubborn": stubborn, "stopped": stopped,
+    "refuse": refuse, "fail": fail, "die": die,
     "leave": leave, "allocate": allocate, "fill_disk": fill_disk, "fill_really": fill_really,
     "put_forever": put_forever,
     "profile": sleep, "compare": sleep, "open": echo,

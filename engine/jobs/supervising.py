@@ -164,6 +164,7 @@ class Supervisor:
         for each in family:
             with contextlib.suppress(psutil.Error):
                 each.terminate()
+                each.resume()  # variants that wait for their turn are stopped, and would not hear
         _, alive = psutil.wait_procs(family, timeout=GRACE_SECONDS)
         while alive:
             for each in {*alive, *_family()}:

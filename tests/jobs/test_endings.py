@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from engine.durable import write
 from engine.errors import InputError
 from engine.jobs.folder import JobFolder
 from engine.jobs.limits import Limits
+from engine.jobs.supervising import GRACE_SECONDS
 from engine.records import JobStatus, Recipe, from_json
 from engine.store import Store
 from tests.jobs.waiting import until
@@ -179,6 +181,19 @@ def test_cancel_ends_children_that_ignore_sigterm_in_a_session_of_their_own(stor
     client.cancel(store, job)
     assert client.wait(store, job).state == "cancelled"
     assert not child.is_running()
+
+
+def test_cancel_does_not_wait_for_processes_that_are_stopped(store: Store) -> None:
+    job = client.submit(store, "stopped", {}, title="stopped")
+    note = store.jobs_folder / job / "child"
+    until(lambda: note.exists() and note.read_text())
+    child = psutil.Process(int(note.read_text()))
+    until(lambda: child.status() == psutil.STATUS_STOPPED)
+    began = time.monotonic()
+    client.cancel(store, job)
+    assert client.wait(store, job).state == "cancelled"
+    assert not child.is_running()
+    assert time.monotonic() - began < GRACE_SECONDS  # nothing had to be killed
 
 
 def test_a_cancel_that_comes_before_the_work_is_heeded(store: Store) -> None:
