@@ -218,7 +218,12 @@ def held_bytes(module: nn.Module) -> dict[str, int]:
     """
     held: dict[str, int] = {}
     seen: set[int] = set()
-    for tensor in [*module.parameters(), *module.buffers()]:
+    tensors = [*module.parameters(), *module.buffers()]
+    # Beside real tensors, one on the meta device stands for weights that are offloaded to disk.
+    offloads = any(not each.is_meta for each in tensors)
+    for tensor in tensors:
+        if tensor.is_meta and offloads:
+            continue
         storage = tensor.untyped_storage()
         key = storage.data_ptr() or id(tensor)
         if key not in seen:
