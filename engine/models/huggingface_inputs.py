@@ -29,9 +29,9 @@ class InputMaker:
         image_size: the config's own; the default of the workload.
     """
 
-    def __init__(self, model: nn.Module, task: str) -> None:
-        self.model: Any = model
-        self.config: Any = self.model.config
+    def __init__(self, model: Any, task: str) -> None:
+        self.model = model
+        self.config: Any = model.config
         self.task = task
         self.takes = set(inspect.signature(model.forward).parameters)
         self.text: Any = self.config.get_text_config()

@@ -118,9 +118,14 @@ def summary_of(loaded: Loaded, data: QualityData) -> ModelSummary:
         max_length=loaded.max_length,
         keeps_cache=loaded.decoder is not None and loaded.decoder.keeps_cache,
         quality_metric=data.metric,
-        quality_samples=len(data.evaluation),
+        quality_samples=_samples(data),
         notes=tuple(loaded.notes),
     )
+
+
+def _samples(data: QualityData) -> int:
+    """Evaluated items: rows of the labels, or examples where there are none."""
+    return sum(1 if each.labels is None else len(each.labels) for each in data.evaluation)
 
 
 def _architecture(module: nn.Module) -> str:

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.errors import DataError, InputError, ModelError, WorkbenchError
-from engine.models.probing import one_line, recompute_decoder, vocabulary_of
+from engine.models.probing import device_of, one_line, recompute_decoder, vocabulary_of
 from engine.models.quality import Example, QualityData
 from engine.models.source import Loaded, Sizes
 from engine.program import Inputs
@@ -39,6 +39,7 @@ def loaded_from(
     name: str,
     source: str,
     content_hash: str,
+    task: str = "",
     build: Callable[..., Any],
     options: Mapping[str, Any],
     meta: bool,
@@ -62,7 +63,7 @@ def loaded_from(
         module=module,
         name=name,
         source=source,
-        task="",
+        task=task,
         content_hash=content_hash,
         make_inputs=_inputs_maker(example, options),
         axes=frozenset(_followed(example)),
@@ -215,11 +216,25 @@ def _examples(pairs: Any) -> list[Example]:
     return found
 
 
+def _is_transformers(module: nn.Module) -> bool:
+    names = {each.__module__.partition(".")[0] for each in type(module).__mro__}
+    return "transformers" in names and callable(getattr(module, "can_generate", None))
+
+
 def _probe(loaded: Loaded) -> None:
     """Finds out by a small run whether the module is a causal language model."""
     small = Sizes(batch=1, sequence_length=4 if "sequence_length" in loaded.axes else None)
     inputs = loaded.make_inputs(small)
-    loaded.decoder = recompute_decoder(loaded.module, inputs)
-    if loaded.decoder is not None:
+    if _is_transformers(loaded.module):
+        from engine.models.huggingface_decoding import decoder_for
+
+        meta = device_of(loaded.module) == "meta"
+        loaded.decoder, note = decoder_for(loaded.module, inputs, meta=meta)
+        loaded.notes += [note] if note else []
+        loaded.generates_with_gradients = False  # transformers' own generate() turns them off
+        loaded.prompt_apart = bool(getattr(loaded.module.config, "is_encoder_decoder", False))
+    else:
+        loaded.decoder = recompute_decoder(loaded.module, inputs)
+    if loaded.decoder is not None and not loaded.prompt_apart:
         loaded.vocabulary = loaded.vocabulary or vocabulary_of(loaded.module, inputs)
-    loaded.task = "text-generation" if loaded.decoder is not None else "forward"
+    loaded.task = loaded.task or ("text-generation" if loaded.decoder is not None else "forward")

@@ -216,7 +216,7 @@ def test_damaged_archives_are_refused_or_read(tmp_path_factory, changes):
     assert all(each.numel() <= 4 for each in found.values())
 
 
-# ---- Hugging Face folders -------------------------------------------------------------------------
+# ---- Hugging Face folders
 
 
 def opened(folder):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 
-from engine.models.catalog import sample_names, samples_folder
+from engine.models.catalog import sample_card, sample_names, samples_folder
 from engine.models.protocol import loaded_from
 from engine.models.source import Loaded, Opening
 from engine.records import ModelReference, content_id
@@ -28,6 +28,7 @@ class Sample:
             vars(model),
             name=name,
             source="sample",
+            task=sample_card(name).task,
             content_hash=content_id(_folder_hash(name), reference.options),
             build=model.build,
             options=reference.options,
