@@ -11,7 +11,8 @@ from engine.errors import InputError
 from tests.benchmarks import __main__ as runner
 
 FOUND = {
-    "claim": "Twice as fast.", "holds": True, "rows": [{"variant": "a", "ratio": 2.5}], "rounds": 30,
+    "claim": "Twice as fast.", "holds": True, "rows": [{"variant": "a", "ratio": 2.5}],
+    "rounds": 30,
 }  # fmt: skip
 
 
