@@ -37,8 +37,8 @@ class DevicePlacement(Technique):
         "Sheng et al. 2023, FlexGen",
     )
     theory = (
-        "A decoder reads every weight for each token, so weights that are fetched over a slower link"
-        " set the pace: the time of a token is at least the offloaded bytes over the link's bandwidth."
+        "A decoder reads every weight for each token, so weights that are fetched over a slower"
+        " link set the pace: a token takes at least the offloaded bytes over its bandwidth."
     )
 
     @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class DevicePlacement(Technique):
         return ()
 
     def estimate(self, costs: CostTable, target: Target) -> CostTable:
-        """Adds the fetching of what is offloaded; a GPU is only bounded, since it was not measured."""
+        """Adds the fetching of what is offloaded; a GPU, not measured, is only bounded."""
         config = target.config
         if config.budget_mib is None:
             table = costs.change(lambda each: True, low=0.01, high=1.0)
