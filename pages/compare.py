@@ -22,7 +22,7 @@ if not found:
     st.stop()
 comparison = compare.choose(found)
 shown = compare.chosen_variants(comparison)
-compare.figures(comparison, compare.focus(comparison, shown))
+compare.figures(comparison, shown)
 left, right = st.columns(2, gap="medium")
 with left:
     compare.latency(comparison, shown)

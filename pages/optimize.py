@@ -11,9 +11,9 @@ profile = layout.need_profile()
 left, right = st.columns([8, 5], gap="medium")
 with left:
     view.steps(profile)
+    view.measured(profile)
 with right:
     jobs.show_active(("optimize", "compare"), profile.study.id)
     view.forecast(profile)
     view.build(profile)
-    view.measured(profile)
     view.written(profile)

@@ -18,4 +18,6 @@ with st.container(border=True):
         label_visibility="collapsed",
     )  # fmt: skip
     view.VIEWS[chosen or "Overview"](profile)
-layout.next_step("You know where the time goes. What would make it less?", "Suggestions", "suggestions")
+layout.next_step(
+    "You know where the time goes. What would make it less?", "Suggestions", "suggestions"
+)

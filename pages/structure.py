@@ -22,4 +22,6 @@ with st.container(border=True):
         label_visibility="collapsed",
     )  # fmt: skip
     VIEWS[chosen or "Map"](profile)
-layout.next_step("Counts tell what could cost time; the trace tells what does.", "Runtime", "runtime")
+layout.next_step(
+    "Counts tell what could cost time; the trace tells what does.", "Runtime", "runtime"
+)

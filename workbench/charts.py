@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import plotly.graph_objects as go
@@ -54,7 +54,8 @@ def figure(*, height: int = 320, x: str = "", y: str = "", **layout: Any) -> go.
     chart = go.Figure()
     axis = {
         "gridcolor": faint(), "zeroline": False, "linecolor": faint(), "automargin": True,
-        "tickfont": {"color": muted(), "size": 12}, "title": {"font": {"color": muted()}},
+        "tickfont": {"color": muted(), "size": 12},
+        "title": {"font": {"color": muted(), "size": 12.5}},
     }  # fmt: skip
     chart.update_layout(
         height=height,
@@ -104,7 +105,7 @@ def bars(
 
 
 def stacked(
-    rows: Sequence[str], parts: dict[str, Sequence[float]], *, unit: str, height: int = 220
+    rows: Sequence[str], parts: Mapping[str, Sequence[float]], *, unit: str, height: int = 220
 ) -> go.Figure:
     """Horizontal stacked bars: each row is a sum of named parts."""
     chart = figure(height=height, x=unit, barmode="stack", hovermode="closest")

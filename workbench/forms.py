@@ -75,7 +75,7 @@ def _number(declared: Param, value: Any, key: str, disabled: bool) -> Any:
         return st.slider(
             label(declared), kind(bounds[0]), kind(bounds[1]), kind(value), step, key=key,
             help=declared.help, disabled=disabled,
-        )  # type: ignore[call-overload,no-any-return]  # fmt: skip
+        )  # fmt: skip
     return st.number_input(
         label(declared),
         min_value=None if bounds[0] is None else kind(bounds[0]),

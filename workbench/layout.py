@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
@@ -29,6 +30,9 @@ h1 {letter-spacing: -.015em; padding-bottom: .1rem !important;}
 </style>"""
 
 
+Colour = Literal["green", "red", "gray"]
+
+
 @dataclass(frozen=True)
 class Figure:
     """One number in the row at the top of a page."""
@@ -38,7 +42,6 @@ class Figure:
     change: str | None = None
     good: bool | None = None
     help: str | None = None
-    line: Sequence[float] | None = None
     words: str | None = None
 
 
@@ -65,25 +68,26 @@ def study_header(title: str, words: str) -> DeltaGenerator:
 
 
 def figures(row: Sequence[Figure]) -> None:
-    """A row of figures, each in its card."""
+    """A row of figures, each in its card; a good change is green, a bad one red."""
+    colours: dict[bool | None, Colour] = {True: "green", False: "red", None: "gray"}
     for column, each in zip(st.columns(len(row)), row, strict=True):
-        colour = "off" if each.good is None else "normal" if each.good else "inverse"
-        arrow = "auto" if each.change and each.change[:1] in "+-−" else "off"
-        delta = each.change.replace("−", "-") if each.change else each.change
-        if each.good is not None and delta and not delta.startswith("-"):
-            colour = "normal" if each.good else "inverse"
-        elif each.good is not None and delta:
-            colour = "inverse" if each.good else "normal"
+        has_sign = each.change is not None and each.change[:1] in "+-"
         column.metric(
-            each.label, each.value, delta, delta_color=colour, delta_arrow=arrow, border=True,
-            help=each.help, height="stretch", delta_description=each.words,
-            chart_data=list(each.line) if each.line else None, chart_type="area",
-        )  # fmt: skip
+            each.label,
+            each.value,
+            each.change,
+            delta_color=colours[each.good],
+            delta_arrow="auto" if has_sign else "off",
+            border=True,
+            help=each.help,
+            height="stretch",
+            delta_description=each.words,
+        )
 
 
-def card(title: str, words: str = "", *, key: str | None = None) -> DeltaGenerator:
-    """A bordered card with a title."""
-    place = st.container(border=True, key=key)
+def card(title: str, words: str = "", *, stretch: bool = False) -> DeltaGenerator:
+    """A bordered card with a title; `stretch` makes it as high as its neighbour."""
+    place = st.container(border=True, height="stretch" if stretch else "content")
     place.markdown(f"##### {title}")
     if words:
         place.caption(words)

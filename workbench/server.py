@@ -12,6 +12,7 @@ import webbrowser
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import streamlit as st
 import uvicorn
 from starlette.middleware import Middleware
 
@@ -44,8 +45,8 @@ def run(port: int | None = None, browser: bool = True) -> None:
     link = f"http://localhost:{number}/?token={token}"
     server = uvicorn.Server(
         uvicorn.Config(
-            application(token, port=number), log_level="warning", access_log=False, ws_max_size=200 << 20,
-            lifespan="on", timeout_graceful_shutdown=2,
+            application(token, port=number), log_level="warning", access_log=False,
+            ws_max_size=200 << 20, lifespan="on", timeout_graceful_shutdown=2,
         )
     )  # fmt: skip
     print(f"\n  Model Workbench is running. Open this link:\n\n    {link}\n", flush=True)
@@ -56,10 +57,8 @@ def run(port: int | None = None, browser: bool = True) -> None:
         server.run(sockets=[listening])
 
 
-def application(token: str, *, port: int) -> object:
+def application(token: str, *, port: int) -> st.App:
     """The ASGI application with its gate."""
-    import streamlit as st
-
     _import_early()
     return st.App(
         _SCRIPT,
@@ -104,7 +103,7 @@ async def _start_spare() -> None:
 
 def _import_early() -> None:
     """Imports before the first visit what the first page would otherwise wait for."""
-    import pandas  # noqa: F401, ICN001
+    import pandas  # noqa: F401
     import plotly.graph_objects  # noqa: F401
 
     import engine.api  # noqa: F401

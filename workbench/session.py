@@ -10,6 +10,7 @@ import streamlit as st
 from engine import api
 from engine.errors import WorkbenchError
 from engine.optimize.recipe import ordered
+from engine.profile.machine import this_machine
 from engine.records import (
     Artifact,
     Comparison,
@@ -57,7 +58,7 @@ def store() -> Store:
 @st.cache_resource
 def machine() -> Machine:
     """The machine that the app runs on."""
-    return api.this_machine()
+    return this_machine()
 
 
 def current() -> Session:

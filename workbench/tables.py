@@ -39,7 +39,7 @@ def show(
         shown,
         hide_index=True,
         column_config=columns,
-        height=height or min(560, 38 + 35 * max(1, len(shown))),
+        height="content" if len(shown) < 12 else height or 440,
         key=f"{key}_table",
     )
 
@@ -56,12 +56,12 @@ def matching(frame: pd.DataFrame, typed: str | None) -> pd.DataFrame:
     return frame[kept]
 
 
-def megabytes(label: str, help: str | None = None) -> Any:  # noqa: A002 - streamlit's word
+def megabytes(label: str, help: str | None = None, places: int = 3) -> Any:
     """A column of MiB."""
-    return st.column_config.NumberColumn(f"{label} (MiB)", format="%.3f", help=help)
+    return st.column_config.NumberColumn(f"{label} (MiB)", format=f"%.{places}f", help=help)
 
 
-def share(label: str, help: str | None = None) -> Any:  # noqa: A002 - streamlit's word
+def share(label: str, help: str | None = None) -> Any:
     """A column of shares of 1, drawn as bars."""
     return st.column_config.ProgressColumn(
         label, format="percent", min_value=0.0, max_value=1.0, help=help

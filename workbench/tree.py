@@ -65,17 +65,21 @@ def module_tree(
 
 def icicle(nodes: list[Node], *, root: str, unit: str, colour_unit: str) -> go.Figure:
     """Modules as nested bars: wide is large, dark is costly."""
+    # The root holds the sum of all: it would leave the others without contrast.
+    below = [each.colour for each in nodes if each.name]
     chart = charts.figure(height=430)
     chart.add_trace(
         go.Icicle(
             ids=[each.name or root for each in nodes],
-            labels=[each.name.rpartition(".")[2] or root for each in nodes],
+            labels=[_label(each) or root for each in nodes],
             parents=["" if not each.name else each.parent or root for each in nodes],
             values=[each.value for each in nodes],
             branchvalues="total",
             customdata=[[each.type, each.colour] for each in nodes],
             marker={
                 "colors": [each.colour for each in nodes],
+                "cmin": 0,
+                "cmax": max(below, default=1.0) or 1.0,
                 "colorscale": _SCALES[charts.is_dark()],
                 "line": {"width": 1, "color": charts.paper()},
                 "showscale": True,
@@ -94,6 +98,10 @@ def icicle(nodes: list[Node], *, root: str, unit: str, colour_unit: str) -> go.F
     )  # fmt: skip
     chart.update_layout(margin={"l": 0, "r": 0, "t": 4, "b": 4})
     return chart
+
+
+def _label(node: Node) -> str:
+    return node.name.removeprefix(f"{node.parent}.") if node.parent else node.name
 
 
 def _parent(name: str, known: dict[str, float]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import streamlit as st
 
 from engine.measure.pareto import pareto_front
@@ -71,15 +73,16 @@ def focus(comparison: Comparison, shown: list[VariantResult]) -> VariantResult:
     )  # fmt: skip
 
 
-def figures(comparison: Comparison, best: VariantResult) -> None:
+def figures(comparison: Comparison, shown: list[VariantResult]) -> None:
     """Four figures of the best variant, each with its change."""
+    best = focus(comparison, shown)
     base = comparison.variants[0]
     latency = best.latency_ms.median if best.latency_ms else None
     before = base.latency_ms.median if base.latency_ms else None
     row = [
         Figure("Latency (median)", ms_text(latency), _percent(latency, before),
                words="to the baseline",
-               good=_is_lower(latency, before), line=_line(best)),
+               good=_is_lower(latency, before)),
         Figure("Speed-up", interval_text(best.speedup),
                words=f"{best.verdict} · " + (f"predicted {range_text(best.prediction.speedup)}"
                                              if best.prediction else "no prediction"),
@@ -96,9 +99,12 @@ def figures(comparison: Comparison, best: VariantResult) -> None:
 
 def latency(comparison: Comparison, shown: list[VariantResult]) -> None:
     """Median and p95 of each variant, with the interval of its ratio."""
-    with layout.card("Latency", "Median with the 95 % interval of its ratio to the baseline; p95"):
+    with layout.card(
+        "Latency", "Median with the 95 % interval of its ratio to the baseline; p95", stretch=True
+    ):
         chart = charts.figure(height=340, y="latency (ms)", barmode="group")
         base = comparison.variants[0].latency_ms
+        tallest = max((each.latency_ms.p95 for each in shown if each.latency_ms), default=1.0)
         for each in shown:
             if each.latency_ms is None:
                 continue
@@ -110,7 +116,11 @@ def latency(comparison: Comparison, shown: list[VariantResult]) -> None:
             chart.add_bar(
                 x=["median", "p95"], y=[median, each.latency_ms.p95], name=each.name,
                 marker_color=colour(comparison, each),
-                text=[digits(median), digits(each.latency_ms.p95)], textposition="outside",
+                text=[digits(median), digits(each.latency_ms.p95)], insidetextanchor="start",
+                # Inside at the foot of tall bars, where no error bar runs through the figure.
+                textposition=["inside" if v > 0.15 * tallest else "outside"
+                              for v in (median, each.latency_ms.p95)],
+                textangle=0,
                 error_y={"type": "data", "symmetric": False, "array": [up, 0],
                          "arrayminus": [down, 0], "color": charts.ink(), "thickness": 1.6,
                          "width": 5},
@@ -137,7 +147,9 @@ def accuracy(comparison: Comparison, shown: list[VariantResult]) -> None:
     """Quality against latency with the Pareto front and the tolerance."""
     points = [(each, *_quality_of(each)) for each in shown if each.latency_ms]
     points = [each for each in points if each[1] is not None]
-    with layout.card("Quality against latency", "Left is faster, up is better; size is bytes held"):
+    with layout.card(
+        "Quality against latency", "Left is faster, up is better; size is bytes held", stretch=True
+    ):
         if not points:
             st.caption("No quality was measured.")
             return
@@ -173,12 +185,13 @@ def _pareto_chart(
         x=[x for x, _ in on_front], y=[y for _, y in on_front], mode="lines", name="Pareto front",
         line={"color": charts.PALETTE[0], "dash": "dot", "shape": "hv"}, hoverinfo="skip",
     )  # fmt: skip
+    places = _label_places(times)
     for index, (each, value, _, _) in enumerate(points):
         tint = colour(comparison, each)
         is_front = index in front
         chart.add_scatter(
             x=[times[index]], y=[value], mode="markers+text", name=each.name, text=[each.name],
-            textposition="top center", showlegend=False,
+            textposition=places[index], showlegend=False,
             marker={"size": 11 + 16 * ((each.size_bytes or 0) / largest) ** 0.5,
                     "color": tint if is_front else "rgba(0,0,0,0)",
                     "line": {"width": 2, "color": tint}},
@@ -212,9 +225,18 @@ def memory_and_size(comparison: Comparison, shown: list[VariantResult]) -> None:
         _size_bars(comparison, shown, "size_bytes", "compare_size")
 
 
-def _size_bars(
-    comparison: Comparison, shown: list[VariantResult], field: str, key: str
-) -> None:
+def _label_places(times: list[float]) -> list[str]:
+    """Above and below in turn where points stand close to each other."""
+    order = sorted(range(len(times)), key=times.__getitem__)
+    near = 0.16 * (max(times) or 1.0)
+    places = ["top center"] * len(times)
+    for before, after in itertools.pairwise(order):
+        if times[after] - times[before] < near and places[before] == "top center":
+            places[after] = "bottom center"
+    return places
+
+
+def _size_bars(comparison: Comparison, shown: list[VariantResult], field: str, key: str) -> None:
     kept = [each for each in shown if getattr(each, field) is not None]
     if not kept:
         st.caption("Not measured.")
@@ -277,7 +299,11 @@ def _outcome(each: StepOutcome) -> None:
     tint, icon = REALNESS[each.realness.verdict]
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         st.badge(each.realness.verdict, icon=icon, color=tint)  # type: ignore[arg-type]
-        share = f" · {digits(100 * each.realness.share)} % of the work" if each.realness.share < 1 else ""
+        share = (
+            f" · {digits(100 * each.realness.share)} % of the work"
+            if each.realness.share < 1
+            else ""
+        )
         st.markdown(
             f"**{each.step.technique}**{share} · {each.realness.detail}"
             f" :gray[({seconds_text(each.seconds)})]", width="stretch",
@@ -325,7 +351,7 @@ def _quality_figure(best: VariantResult) -> Figure:
         error = best.fidelity.relative_error if best.fidelity else None
         return Figure("Relative output error", digits(error) if error is not None else MISSING,
                       help="No quality data: fidelity to the baseline stands for it.")  # fmt: skip
-    change = None if found.difference is None else f"{found.difference:+.3g}"
+    change = f"{found.difference:+.3g}" if found.difference else None
     good = None
     if found.difference and not _is_noise(found):
         good = (found.difference > 0) == found.higher_is_better
@@ -351,11 +377,6 @@ def _is_lower(now: float | None, before: float | None) -> bool | None:
     if now is None or before is None or abs(now / max(before, 1e-12) - 1) < 0.02:
         return None
     return now < before
-
-
-def _line(each: VariantResult) -> tuple[float, ...] | None:
-    samples = each.latency_ms.samples if each.latency_ms else ()
-    return samples if len(samples) > 2 else None
 
 
 def _throughput(each: VariantResult) -> str | None:

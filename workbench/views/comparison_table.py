@@ -7,7 +7,7 @@ import streamlit as st
 
 from engine.records import Comparison, VariantResult
 from workbench import jobs, layout, tables
-from workbench.quantities import MISSING, bytes_text, digits, ms_text, range_text
+from workbench.quantities import MISSING, bytes_text, count_text, digits, ms_text, range_text
 from workbench.views import compare
 
 _SPARK_POINTS = 40
@@ -31,7 +31,7 @@ def table(comparison: Comparison, shown: list[VariantResult]) -> None:
                 mime="text/csv", icon=":material/download:", on_click="ignore", key="compare_csv",
             )  # fmt: skip
         st.dataframe(
-            frame, hide_index=True, key=f"table_{comparison.id}", height=38 + 35 * len(frame),
+            frame, hide_index=True, key=f"table_{comparison.id}", height="content",
             column_config={
                 "Variant": st.column_config.TextColumn(pinned=True, width="small"),
                 "Steps": st.column_config.ListColumn(width="medium"),
@@ -47,9 +47,8 @@ def table(comparison: Comparison, shown: list[VariantResult]) -> None:
                 ),
                 "Quality": st.column_config.NumberColumn(_metric(shown), format="%.4g"),
                 "Change": st.column_config.NumberColumn(format="%+.3g"),
-                "Peak": tables.megabytes("Peak"),
-                "Size": tables.megabytes("Size"),
-                "MFLOP": st.column_config.NumberColumn(format="%.4g"),
+                "Peak": tables.megabytes("Peak", "Peak tensor memory", 1),
+                "Size": tables.megabytes("Size", "Bytes of the weights held", 2),
             },
         )  # fmt: skip
 
@@ -121,7 +120,6 @@ def _row(each: VariantResult) -> dict[str, object]:
         "Change": quality.difference if quality else None,
         "Peak": each.peak_tensor_bytes / 2**20 if each.peak_tensor_bytes else None,
         "Size": each.size_bytes / 2**20 if each.size_bytes else None,
-        "MFLOP": each.flops / 1e6 if each.flops is not None else None,
     }  # fmt: skip
 
 
@@ -129,6 +127,7 @@ def _facts(each: VariantResult) -> None:
     found = each.fidelity
     rows: list[tuple[str, str]] = [
         ("Prediction", range_text(each.prediction.speedup) if each.prediction else MISSING),
+        ("FLOPs a run", count_text(each.flops, "FLOP")),
         ("First token (TTFT)", ms_text(each.ttft_ms)),
         ("Time per output token", ms_text(each.time_per_token_ms)),
         ("Build, compile, load", " · ".join(
@@ -177,6 +176,8 @@ def _csv(comparison: Comparison, shown: list[VariantResult]) -> bytes:
     for each in shown:
         row = _row(each)
         row["Steps"] = each.recipe
-        row["Runs"] = " ".join(f"{x:.6g}" for x in each.latency_ms.samples) if each.latency_ms else ""
-        rows.append({"comparison": comparison.id, **row})
+        row["Runs"] = (
+            " ".join(f"{x:.6g}" for x in each.latency_ms.samples) if each.latency_ms else ""
+        )
+        rows.append({"comparison": comparison.id, **row, "FLOPs": each.flops})
     return pd.DataFrame(rows).to_csv(index=False).encode()

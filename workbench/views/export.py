@@ -88,7 +88,9 @@ def _artifact(each: Artifact, *, is_open: bool) -> None:
                 each.verdict, color="green" if passed else "red",
                 icon=":material/verified:" if passed else ":material/gpp_bad:",
             )  # fmt: skip
-            st.markdown(f"**{_TITLES.get(each.format, each.format)}** · `{each.certificate.recipe}`")
+            st.markdown(
+                f"**{_TITLES.get(each.format, each.format)}** · `{each.certificate.recipe}`"
+            )
             st.caption(ago_text(each.certificate.created))
         if not passed:
             st.error(
@@ -115,7 +117,9 @@ def _certificate(found: Certificate, key: str) -> None:
         word = "" if check.passed else "**FAILED** · "
         st.markdown(f"{sign} {word}**{check.name}** · {check.detail}")
     if found.latency_ms:
-        timed = " · ".join(f"{name} **{ms_text(value)}**" for name, value in found.latency_ms.items())
+        timed = " · ".join(
+            f"{name} **{ms_text(value)}**" for name, value in found.latency_ms.items()
+        )
         st.markdown(f":material/timer: {timed}")
     for note in found.notes:
         st.markdown(f":material/info: {note}")

@@ -21,12 +21,13 @@ def figures(profile: Profile) -> None:
     """The two peaks and the largest holder."""
     measured, predicted = profile.memory, profile.predicted_memory
     best = measured or predicted
+    peak = measured.peak_tensor_bytes if measured else None
     off = None
     if measured and predicted and measured.peak_tensor_bytes:
         off = predicted.peak_tensor_bytes / measured.peak_tensor_bytes - 1
     layout.figures(
         [
-            Figure("Peak tensor memory", bytes_text(measured.peak_tensor_bytes if measured else None),
+            Figure("Peak tensor memory", bytes_text(peak),
                    help="Weights, activations and cache as the allocator sees them."),
             Figure("Predicted", bytes_text(predicted.peak_tensor_bytes if predicted else None),
                    change=f"{100 * off:+.1f} %" if off is not None else None,
@@ -46,22 +47,19 @@ def ledger(profile: Profile) -> None:
     found = [("measured", profile.memory), ("predicted", profile.predicted_memory)]
     rows: list[tuple[str, MemoryLedger]] = [(name, each) for name, each in found if each]
     if not rows:
-        st.info(
-            "No memory was measured: profile the model with its run.", icon=":material/memory:"
-        )
+        st.info("No memory was measured: profile the model with its run.", icon=":material/memory:")
         return
-    parts = {
-        label: [getattr(each, field) / 2**20 for _, each in rows] for label, field in _PARTS
-    }
+    parts = {label: [getattr(each, field) / 2**20 for _, each in rows] for label, field in _PARTS}
     chart = charts.stacked([name for name, _ in rows], parts, unit="memory at the peak (MiB)")
     _, first = rows[0]
     sizes = {label: getattr(first, field) for label, field in _PARTS}
     largest = max(sizes, key=lambda each: sizes[each])
     whole = sum(sizes.values()) or 1
-    words = f"{largest} hold {percent_text(sizes[largest] / whole)} at the {rows[0][0]} peak."
+    share = percent_text(sizes[largest] / whole)
+    words = f"Of the {rows[0][0]} peak, {share} is {largest.lower().replace('kv', 'KV')}."
     if len(rows) == 2 and first.peak_tensor_bytes:
         ratio = rows[1][1].peak_tensor_bytes / first.peak_tensor_bytes
-        words += f" The prediction stands at {digits(ratio)} times what was measured."
+        words += f" The prediction is {digits(ratio)} times what was measured."
     charts.show(chart, words, key="memory_ledger")
 
 
@@ -90,14 +88,16 @@ def what_fits(profile: Profile) -> None:
         colorscale=[[0, "#14b8a633"], [0.6, "#f59e0b66"], [0.999, "#ef444499"], [1, "#ef4444"]],
         hovertemplate="batch %{y}, %{x} tokens: %{text}<extra></extra>",
     )  # fmt: skip
+    chart.update_xaxes(type="category")
+    chart.update_yaxes(type="category", showgrid=False)
     fitting = max(
         (batch for batch, row in zip(batches, grid, strict=True) if row[0] < limit), default=0
     )
     charts.show(
         chart,
-        f"An estimate: weights stay, everything else grows with batch and length (at best; hand-made"
-        f" attention grows faster). At {length} tokens a batch of {fitting} or more fits into"
-        f" {bytes_text(limit)}; red does not.",
+        f"An estimate: weights stay, everything else grows with batch and length (at best;"
+        f" hand-made attention grows faster). At {length} tokens a batch of {fitting} or more fits"
+        f" into {bytes_text(limit)}; red does not.",
         key="memory_fits",
     )
 

@@ -186,8 +186,10 @@ def _predicted(profile: Profile, found: Prediction) -> None:
     for label, span, _ in facts:
         if span is not None:
             same = span.low == span.high
-            text = bytes_text(span.high) if same else (
-                f"{bytes_text(span.low)} – {bytes_text(span.high)}"
+            text = (
+                bytes_text(span.high)
+                if same
+                else (f"{bytes_text(span.low)} – {bytes_text(span.high)}")
             )
             _line(label, text)
     if found.flops is not None:

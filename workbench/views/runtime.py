@@ -25,8 +25,7 @@ def figures(profile: Profile) -> None:
     row = [
         Figure("Latency (median)", ms_text(latency.median if latency else None),
                words=f"p95 {ms_text(latency.p95)}" if latency else None,
-               help="Measured without the profiler, in a run of its own.",
-               line=latency.samples if latency and len(latency.samples) > 2 else None),
+               help="Measured without the profiler, in a run of its own."),
     ]  # fmt: skip
     if workload.kind == "generate" and workload.new_tokens and seconds:
         rate = workload.batch * workload.new_tokens / seconds
@@ -134,8 +133,9 @@ def flame(profile: Profile) -> None:
     words = "Click a module to enter it, its parent to leave."
     if slowest is not None and slowest.self_time_ms:
         words = (
-            f"Wide is long, dark is time spent in the module itself. `{slowest.name or 'the model'}`"
-            f" itself takes {ms_text(slowest.self_time_ms)}, more than any other. {words}"
+            "Wide is long, dark is time spent in the module itself."
+            f" `{slowest.name or 'the model'}` itself takes"
+            f" {ms_text(slowest.self_time_ms)}, more than any other. {words}"
         )
     if left_out:
         words += f" {left_out} short modules are left out of the picture, not of the table."
@@ -223,9 +223,7 @@ def _breakdown(profile: Profile) -> None:
         decode = profile.phases_ms.get("decode")
         prefill = profile.phases_ms.get("prefill")
         if decode and prefill:
-            words += (
-                f" The prompt costs {ms_text(prefill)}, all further tokens {ms_text(decode)}."
-            )
+            words += f" The prompt costs {ms_text(prefill)}, all further tokens {ms_text(decode)}."
         charts.show(chart, words, key="runtime_breakdown")
 
 

@@ -55,9 +55,7 @@ def model_map(profile: Profile) -> None:
     unit, of_size = _MEASURES[size or "FLOPs"]
     colour_unit, of_colour = _MEASURES[colour or "Weights"]
     nodes, left_out = tree.module_tree(profile.modules, of_size, of_colour)
-    chart = tree.icicle(
-        nodes, root=profile.study.model.name, unit=unit, colour_unit=colour_unit
-    )
+    chart = tree.icicle(nodes, root=profile.study.model.name, unit=unit, colour_unit=colour_unit)
     leaves = _leaves(profile.modules)
     largest = max(leaves, key=of_size, default=None)
     whole = sum(of_size(each) for each in leaves) or 1.0
@@ -143,8 +141,8 @@ def roofline(profile: Profile) -> None:
         name="best seen in this trace", line={"color": charts.muted(), "width": 2, "dash": "dot"},
         hoverinfo="skip",
     )  # fmt: skip
-    chart.update_xaxes(type="log", showgrid=True, gridcolor=charts.faint())
-    chart.update_yaxes(type="log")
+    chart.update_xaxes(type="log", dtick="D2", showgrid=True, gridcolor=charts.faint())
+    chart.update_yaxes(type="log", dtick="D2")
     slowest = max(rows, key=lambda each: each.self_time_ms or 0.0)
     charts.show(
         chart,

@@ -33,13 +33,15 @@ def _card(rank: int, each: Suggestion, chosen: set[str]) -> None:
     with st.container(border=True, key=f"suggestion_{each.rule}"):
         left, right = st.columns([3, 1], gap="medium")
         with left:
-            st.markdown(f"##### {rank}. {each.title}")
+            st.markdown(f"#### {rank}. {each.title}")
             st.markdown(each.summary)
             _evidence(each.evidence)
         with right:
             _forecast(each)
             _add_button(each, chosen)
         with st.expander("Next step and theory", icon=":material/menu_book:"):
+            if risk_word(each.risk) != each.risk:
+                st.markdown(f"**Risk.** {each.risk}")
             st.markdown(f"**Next step.** {each.next_step}")
             st.markdown(f"**Theory.** {each.theory}")
             st.code(recipe_text(Recipe(each.steps)), language=None)
@@ -56,7 +58,8 @@ def _forecast(each: Suggestion) -> None:
         " once you have built it.",
     )
     with st.container(horizontal=True, gap="xsmall"):
-        st.badge(f"risk: {each.risk}", color=RISK_COLOURS.get(each.risk, "gray"))  # type: ignore[arg-type]
+        word = risk_word(each.risk)
+        st.badge(f"risk: {word}", color=RISK_COLOURS.get(word, "gray"))  # type: ignore[arg-type]
         if found and found.peak_memory_bytes:
             st.badge(f"peak {bytes_text(found.peak_memory_bytes.high)}", color="gray")
 
@@ -92,6 +95,11 @@ def _value(each: Evidence) -> str:
     if each.unit == "share":
         return f"{digits(100 * each.value)} %"
     return f"{digits(each.value)} {each.unit}"
+
+
+def risk_word(risk: str) -> str:
+    """The risk's word, where a reason follows it: `low: the fourth digit moves`."""
+    return risk.partition(":")[0].strip()
 
 
 def _blocked(each: Suggestion) -> None:

@@ -1,0 +1,264 @@
+"""Every page, empty, filled and in trouble."""
+
+from __future__ import annotations
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from engine.records import ErrorRecord, Recipe, replace
+from engine.store import Store
+from tests.workbench import fixture_store
+from tests.workbench.conftest import PAGES, Open, ToldJobs
+
+STUDY = fixture_store.study().id
+
+
+def text_of(app: AppTest) -> str:
+    """Everything that a page says."""
+    kinds = ("title", "caption", "markdown", "error", "info", "warning", "success", "code")
+    said = [str(each.value) for kind in kinds for each in app.get(kind)]
+    return "\n".join([*said, *(str(each.label) for each in app.button)])
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_an_empty_store_shows_every_page_without_an_error(
+    page: str, store: Store, open_page: Open
+) -> None:
+    app = open_page(page)
+    assert not app.exception
+    assert app.title
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page not in ("open", "history")])
+def test_without_a_study_a_page_leads_to_open(page: str, store: Store, open_page: Open) -> None:
+    app = open_page(page)
+    assert "No model is open" in text_of(app)
+    assert any(each.label == "Open a model" for each in app.button)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_filled_store_shows_every_page(page: str, filled: Store, open_page: Open) -> None:
+    app = open_page(page, STUDY)
+    assert not app.exception
+    assert not app.error
+
+
+def test_a_study_without_a_profile_offers_to_profile_it(store: Store, open_page: Open) -> None:
+    store.put("study", STUDY, fixture_store.study(), study=STUDY)
+    for page in ("structure", "runtime", "memory", "suggestions", "optimize"):
+        assert any(each.label == "Profile it" for each in open_page(page, STUDY).button), page
+
+
+def test_counts_alone_show_the_structure_and_ask_for_a_run(store: Store, open_page: Open) -> None:
+    counted = fixture_store.profile(runtime=False)
+    store.put("study", STUDY, counted.study, study=STUDY)
+    store.put("profile", STUDY, counted, study=STUDY)
+    assert "11.4 GFLOP" in str([each.value for each in open_page("structure", STUDY).metric])
+    assert "counted but not run" in text_of(open_page("runtime", STUDY))
+
+
+def test_runtime_figures_are_those_of_the_profile(filled: Store, open_page: Open) -> None:
+    shown = {each.label: each.value for each in open_page("runtime", STUDY).metric}
+    assert shown["Latency (median)"] == "612 ms"
+    # 100 new tokens in 0.612 s
+    assert shown["Throughput"] == "163 tokens/s"
+    assert shown["First token (TTFT)"] == "2.9 ms"
+
+
+def test_the_module_table_has_a_row_outside_modules(filled: Store, open_page: Open) -> None:
+    app = open_page("runtime", STUDY)
+    app.button_group(key="runtime_view").set_value("Modules").run()
+    assert not app.exception
+    table = app.dataframe[0].value
+    outside = table[table["Module"] == "outside modules"]
+    # aten::argmax 3.0 ms + aten::cat 2.5 ms
+    assert outside["Total"].tolist() == [5.5]
+
+
+@pytest.mark.parametrize("view", ["Operators", "Modules", "Flame graph", "Usage", "Trace"])
+def test_every_runtime_view_renders(view: str, filled: Store, open_page: Open) -> None:
+    app = open_page("runtime", STUDY)
+    app.button_group(key="runtime_view").set_value(view).run()
+    assert not app.exception
+
+
+@pytest.mark.parametrize("view", ["Modules", "Roofline", "Not counted"])
+def test_every_structure_view_renders(view: str, filled: Store, open_page: Open) -> None:
+    app = open_page("structure", STUDY)
+    app.button_group(key="structure_view").set_value(view).run()
+    assert not app.exception
+
+
+def test_the_table_of_modules_is_searched_by_all_words(filled: Store, open_page: Open) -> None:
+    app = open_page("structure", STUDY)
+    app.button_group(key="structure_view").set_value("Modules").run()
+    app.text_input(key="modules_search").set_value("blocks.0 layernorm").run()
+    assert app.dataframe[0].value["Module"].tolist() == ["blocks.0.norm1"]
+
+
+def test_what_was_not_counted_is_listed(filled: Store, open_page: Open) -> None:
+    app = open_page("structure", STUDY)
+    app.button_group(key="structure_view").set_value("Not counted").run()
+    assert "aten::multinomial" in app.dataframe[0].value["Operator"].tolist()
+
+
+def test_adding_a_suggestion_puts_its_step_into_the_recipe(filled: Store, open_page: Open) -> None:
+    filled.put("draft", STUDY, Recipe(), study=STUDY)
+    app = open_page("suggestions", STUDY)
+    app.button(key="add_kv_cache").click().run() if _has(app, "add_kv_cache") else _first(app)
+    kept = filled.get("draft", STUDY, Recipe)
+    assert kept is not None
+    assert kept.steps
+
+
+def test_a_toggle_changes_recipe_and_prediction(filled: Store, open_page: Open) -> None:
+    filled.put("draft", STUDY, Recipe(), study=STUDY)
+    app = open_page("optimize", STUDY)
+    assert not [each for each in app.metric if each.label == "Speed-up"]
+    app.toggle(key=f"on_{STUDY}_kv_cache").set_value(True).run()
+    kept = filled.get("draft", STUDY, Recipe)
+    assert kept is not None
+    assert [step.technique for step in kept.steps] == ["kv_cache"]
+    assert [each for each in app.metric if each.label == "Speed-up"]
+
+
+def test_an_empty_recipe_cannot_be_built_and_says_why(filled: Store, open_page: Open) -> None:
+    filled.put("draft", STUDY, Recipe(), study=STUDY)
+    app = open_page("optimize", STUDY)
+    assert app.button(key="build_and_measure").disabled
+    assert "The recipe is empty" in text_of(app)
+
+
+def test_a_second_runtime_is_greyed_with_its_reason(filled: Store, open_page: Open) -> None:
+    filled.put("draft", STUDY, Recipe(), study=STUDY)
+    app = open_page("optimize", STUDY)
+    app.toggle(key=f"on_{STUDY}_torch_compile").set_value(True).run()
+    assert app.toggle(key=f"on_{STUDY}_aot_inductor").disabled
+    assert "torch_compile" in app.toggle(key=f"on_{STUDY}_aot_inductor").help
+
+
+def test_build_and_measure_submits_the_recipe(
+    filled: Store, open_page: Open, told: ToldJobs
+) -> None:
+    app = open_page("optimize", STUDY)
+    app.button(key="build_and_measure").click().run()
+    assert not app.exception
+    assert told.arguments["job0"]["recipe"] == "kv_cache,inference_mode"
+    assert told.arguments["job0"]["request"]["reference"]["location"] == "tiny_gpt"
+
+
+def test_a_job_under_way_stands_in_the_sidebar_with_its_cancel(
+    filled: Store, open_page: Open, told: ToldJobs
+) -> None:
+    app = open_page("optimize", STUDY)
+    app.button(key="build_and_measure").click().run()
+    app.switch_page("../pages/structure.py").run()
+    said = "\n".join(str(each.value) for each in app.sidebar.markdown)
+    assert "Measure tiny_gpt" in said
+    app.sidebar.button(key="cancel_sidebar_job0").click().run()
+    assert told.cancelled == ["job0"]
+
+
+def test_a_failed_job_tells_message_hint_and_detail(
+    filled: Store, open_page: Open, told: ToldJobs
+) -> None:
+    app = open_page("optimize", STUDY)
+    app.button(key="build_and_measure").click().run()
+    told.end("failed", error=ErrorRecord("OutOfMemory", "No memory is left.", "Take batch 1.", "7"))
+    app.run()
+    said = text_of(app)
+    assert "No memory is left." in said
+    assert "Take batch 1." in said
+    assert any("OutOfMemory" in str(each.label) for each in app.expander)
+
+
+def test_a_refresh_finds_the_job_again(filled: Store, open_page: Open, told: ToldJobs) -> None:
+    open_page("optimize", STUDY).button(key="build_and_measure").click().run()
+    again = open_page("optimize", STUDY)
+    assert "Measure tiny_gpt" in "\n".join(str(each.value) for each in again.sidebar.markdown)
+
+
+def test_code_that_is_not_trusted_asks_and_names_its_hash(
+    store: Store, open_page: Open, told: ToldJobs
+) -> None:
+    app = open_page("open")
+    app.button_group(key="own_kind").set_value("Python").run()
+    app.text_input(key="py_location").set_value("models/mine.py:build")
+    next(each for each in app.button if each.label == "Open" and each.form_id).click().run()
+    assert told.arguments["job0"]["request"]["trust"] is False
+    refusal = ErrorRecord("UntrustedCode", "mine.py can run code.", "Read mine.py.", "f00d" * 16)
+    told.end("failed", error=refusal)
+    app.run()
+    said = text_of(app)
+    assert "f00d" * 16 in said
+    assert "models/mine.py:build" in said
+    app.button(key="trust_review").click().run()
+    assert app.button(key="trust_open").disabled
+    # A dialog closes with each full run of the page, which a test always makes.
+    app.checkbox(key="trust_read").check()
+    app.button(key="trust_open").click()
+    app.button(key="trust_review").click().run()
+    assert told.arguments["job1"]["request"]["trust"] is True
+
+
+def test_an_empty_place_is_refused_on_the_spot(
+    store: Store, open_page: Open, told: ToldJobs
+) -> None:
+    app = open_page("open")
+    next(each for each in app.button if each.label == "Open" and each.form_id).click().run()
+    assert "empty" in app.error[0].value
+    assert not told.statuses
+
+
+def test_a_failed_artifact_says_failed(store: Store, open_page: Open) -> None:
+    fixture_store.fill(store, artifacts=False)
+    failed = fixture_store.artifact(store.artifacts_folder, verdict="FAILED")
+    store.put("artifact", "bad", failed, study=STUDY)
+    said = text_of(open_page("export", STUDY))
+    assert "did **not** prove itself" in said
+    assert "FAILED" in said
+
+
+def test_a_format_that_does_not_apply_says_why(filled: Store, open_page: Open) -> None:
+    app = open_page("export", STUDY)
+    app.radio(key="export_format").set_value("huggingface").run()
+    assert app.button(key="export_start").disabled
+    assert "Hugging Face folder" in text_of(app)
+
+
+def test_a_variant_that_failed_does_not_take_the_page_down(store: Store, open_page: Open) -> None:
+    fixture_store.fill(store)
+    found = fixture_store.comparison()
+    broken = replace(
+        found.variants[1], latency_ms=None, speedup=None, verdict="FAILED", quality=None,
+        fidelity=None, peak_tensor_bytes=None, size_bytes=None, flops=None, prediction=None,
+        steps=(), texts=(), error=ErrorRecord("NumericalFailure", "Outputs are NaN.", "", ""),
+    )  # fmt: skip
+    store.put("comparison", found.id, replace(found, variants=(found.variants[0], broken)),
+              study=STUDY)  # fmt: skip
+    app = open_page("compare", STUDY)
+    assert not app.exception
+    assert "Outputs are NaN." in text_of(app)
+
+
+def test_history_shows_a_failed_job_with_its_error(
+    filled: Store, open_page: Open, told: ToldJobs
+) -> None:
+    app = open_page("optimize", STUDY)
+    app.button(key="build_and_measure").click().run()
+    told.end("crashed", error=ErrorRecord("JobCrashed", "The worker died by signal 9."))
+    app = open_page("history", STUDY)
+    assert not app.exception
+    assert any("crashed" in str(each.label) for each in app.expander)
+
+
+def test_a_link_that_names_an_unknown_study_leads_to_open(filled: Store, open_page: Open) -> None:
+    assert "No model is open" in text_of(open_page("structure", "0123456789abcdef"))
+
+
+def _has(app: AppTest, key: str) -> bool:
+    return any(each.key == key for each in app.button)
+
+
+def _first(app: AppTest) -> None:
+    next(each for each in app.button if str(each.key).startswith("add_")).click().run()
