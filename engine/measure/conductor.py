@@ -6,7 +6,7 @@ import math
 import random
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from engine.measure.variant_process import VariantFailed, VariantProcess
@@ -51,18 +51,36 @@ class Samples:
 class Conductor:
     """Interleaves processes that are loaded and checked."""
 
-    def __init__(self, processes: Sequence[VariantProcess], *, seed: int = 0) -> None:
+    def __init__(
+        self,
+        processes: Sequence[VariantProcess],
+        *,
+        seed: int = 0,
+        run_ms: Mapping[str, float] | None = None,
+    ) -> None:
+        """Takes the turns over.
+
+        Args:
+            processes: loaded and checked.
+            seed: of the order.
+            run_ms: how long a run takes, of processes that are warm already.
+        """
         self.samples = Samples()
         self.failures: dict[str, ErrorRecord] = {}
         self.played = 0
         self._processes = {each.name: each for each in processes}
-        self._run_ms: dict[str, float] = {}
+        self._run_ms = dict(run_ms or {})
         self._order = random.Random(seed)
 
     def warm(self) -> None:
         """Warms every process up, so that a block's length is known."""
         for name in list(self._processes):
             self._attempt(name, lambda each: self._keep_warm(each))
+
+    @property
+    def run_ms(self) -> Mapping[str, float]:
+        """How long a run of each variant takes, as far as it has been seen."""
+        return dict(self._run_ms)
 
     def round_seconds(self) -> float:
         """What one round of all is expected to take."""

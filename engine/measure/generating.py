@@ -16,7 +16,7 @@ from engine.measure.reference import Reference
 from engine.program import Inputs, Program, logits_of, token_ids
 
 _FORCED_PROMPTS = 8
-_LIMIT_SECONDS = 30.0
+_LIMIT_SECONDS = 60.0
 _FEWEST_PROMPTS = 4
 _TEXTS = 3
 _TOKENS_FILE = "tokens.npy"
@@ -50,7 +50,7 @@ def continue_prompts(
 ) -> Continuations:
     """Continues the held-out prompts, else the workload's own.
 
-    The baseline decides how many: as many as it manages in half a minute, at least 4. It writes its
+    The baseline decides how many: as many as it manages in a minute, at least 4. It writes its
     tokens into `reference`; the others read them.
     """
     program = scoring_program(built.program)

@@ -116,7 +116,7 @@ def measure_together(plan: Plan) -> Measured:
         conductor.failures = found.failures
         conductor.warm()
         found.require(plan.baseline)
-        _play(conductor, plan, found)
+        play_rounds(conductor, plan, found)
         found.require(plan.baseline)
         alive = [each for each in ready if each.name not in found.failures]
         if not plan.score_first:
@@ -202,29 +202,8 @@ def rounds_within(budget_seconds: float, round_seconds: float, wanted: int) -> i
     return max(FEWEST_ROUNDS, min(wanted, fitting))
 
 
-def _load_all(
-    processes: Sequence[VariantProcess], plan: Plan, found: Measured
-) -> list[VariantProcess]:
-    ready: list[VariantProcess] = []
-    largest = 0
-    for index, process in enumerate(processes):
-        plan.progress(0.4 * index / len(processes), f"Building {process.name}")
-        if ready and plan.available() < _SPARE * largest:
-            raise DoesNotFit
-        try:
-            load(process, found)
-        except VariantFailed as failure:
-            process.kill()
-            found.failures[process.name] = failure.record
-            found.require(plan.baseline)
-            continue
-        facts = found.facts[process.name]
-        largest = max(largest, facts["peak_load_bytes"], facts["peak_process_bytes"])
-        ready.append(process)
-    return ready
-
-
-def _play(conductor: Conductor, plan: Plan, found: Measured) -> None:
+def play_rounds(conductor: Conductor, plan: Plan, found: Measured) -> None:
+    """Plays the rounds wanted, then more where a verdict is open, as far as the budget goes."""
     budget, wanted = plan.settings.budget_seconds, max(FEWEST_ROUNDS, plan.settings.rounds)
     deadline = time.monotonic() + budget
     rounds = rounds_within(budget, conductor.round_seconds(), wanted)
@@ -247,6 +226,28 @@ def _play(conductor: Conductor, plan: Plan, found: Measured) -> None:
             return
         only = [plan.baseline, plan.control, *still_open]
         conductor.play(_MORE_ROUNDS, only=only, on_round=tell, until=deadline)
+
+
+def _load_all(
+    processes: Sequence[VariantProcess], plan: Plan, found: Measured
+) -> list[VariantProcess]:
+    ready: list[VariantProcess] = []
+    largest = 0
+    for index, process in enumerate(processes):
+        plan.progress(0.4 * index / len(processes), f"Building {process.name}")
+        if ready and plan.available() < _SPARE * largest:
+            raise DoesNotFit
+        try:
+            load(process, found)
+        except VariantFailed as failure:
+            process.kill()
+            found.failures[process.name] = failure.record
+            found.require(plan.baseline)
+            continue
+        facts = found.facts[process.name]
+        largest = max(largest, facts["peak_load_bytes"], facts["peak_process_bytes"])
+        ready.append(process)
+    return ready
 
 
 def _is_open(samples: Samples, baseline: str, name: str) -> bool:

@@ -1,0 +1,154 @@
+"""How often a comparison is wrong: real variants against themselves, and a true 10 % difference.
+
+WORKBENCH_BENCH_TRIALS sets the number of comparisons with itself (400); a quarter as many look for
+the true difference.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from engine.measure.built import Built
+from engine.measure.conductor import Conductor
+from engine.measure.environment import child_environment
+from engine.measure.measuring import Measured, Plan, load, play_rounds
+from engine.measure.statistics import median, ratio_interval, verdict
+from engine.measure.variant_process import Entrant, VariantProcess
+from engine.program import ExecutionContext, Program
+from engine.records import Settings, Workload
+
+_BUILDER = "tests.benchmarks.bench_comparison:build"
+_COPIES = 3
+# A hundredth of what a comparison may take: 500 of them have to end within ten minutes.
+_SETTINGS = Settings(rounds=30, budget_seconds=1.2)
+_LAYERS = 20
+
+
+def build(arguments: dict[str, Any], report: Callable[[float, str], None]) -> Built:
+    """A real variant by name: a sample after a recipe, or a stack of `layers` equal layers."""
+    if "layers" in arguments:
+        return _stack(arguments["layers"])
+    from engine.models.opening import open_model
+    from engine.optimize.build import build_variant
+    from engine.optimize.recipe import read_recipe
+    from engine.profile.machine import this_machine
+    from engine.records import ModelReference, WorkloadRequest
+
+    asked = WorkloadRequest(**{"threads": 1, **arguments["workload"]})
+    opened = open_model(ModelReference(arguments["model"]), asked)
+    variant = build_variant(
+        opened, read_recipe(arguments["recipe"]), machine=this_machine(), verify=False
+    )
+    return Built(variant.program, opened.workload, opened.inputs)
+
+
+def _stack(layers: int) -> Built:
+    torch.manual_seed(0)
+    module = nn.Sequential(*(nn.Sequential(nn.Linear(256, 256), nn.Tanh()) for _ in range(layers)))
+    context = ExecutionContext(gradients=False, threads=1)
+    return Built(Program(module, context=context), Workload(threads=1), (torch.randn(16, 256),))
+
+
+_SHORT = {"kind": "generate", "new_tokens": 4}
+_VARIANTS: dict[str, dict[str, Any]] = {
+    "digits_vision": {"model": "digits_vision", "recipe": "", "workload": {}},
+    "digits_vision, inference_mode": {
+        "model": "digits_vision", "recipe": "inference_mode", "workload": {},
+    },
+    "tiny_gpt": {"model": "tiny_gpt", "recipe": "", "workload": _SHORT},
+    "tiny_gpt, inference_mode": {
+        "model": "tiny_gpt", "recipe": "inference_mode", "workload": _SHORT,
+    },
+}  # fmt: skip
+_DIFFERENT = (_LAYERS + _LAYERS // 10, _LAYERS)  # 22 equal layers against 20: 10 % more work
+
+
+def run() -> dict[str, Any]:
+    """The share of each verdict over many comparisons, on processes that are kept between them."""
+    trials = int(os.environ.get("WORKBENCH_BENCH_TRIALS", "400"))
+    order = random.Random(0)
+    begun, load_before = time.monotonic(), os.getloadavg()[0]
+    same: Counter[str] = Counter()
+    found: Counter[str] = Counter()
+    widths: list[float] = []
+    with _troupe() as (pools, fast, slow, run_ms):
+        for number in range(trials):
+            pair = order.sample(pools[number % len(pools)], 2)
+            word, width = _trial(pair[0], pair[1], run_ms, number)
+            same[word] += 1
+            widths.append(width)
+            if number % 4 == 0:
+                found[_trial(slow, fast, run_ms, number)[0]] += 1
+    wrong = (same["FASTER"] + same["SLOWER"]) / trials
+    undecided, detected = same["INCONCLUSIVE"] / trials, found["FASTER"] / sum(found.values())
+    return {
+        "claim": "Of 400 comparisons of real variants with themselves at most 2 % are called FASTER"
+        " or SLOWER and at most 20 % INCONCLUSIVE; a true 10 % difference is found in at least"
+        " 85 %.",
+        "holds": wrong <= 0.02 and undecided <= 0.20 and detected >= 0.85,
+        "rows": [
+            _row("variants against themselves", same), _row("22 layers against 20", found),
+        ],
+        "interval width, median": median(widths),
+        "load average before and after": f"{load_before:.1f}, {os.getloadavg()[0]:.1f}",
+        "seconds": time.monotonic() - begun,
+    }  # fmt: skip
+
+
+def _row(name: str, words: Counter[str]) -> dict[str, Any]:
+    total = sum(words.values())
+    shares = {
+        word: f"{words[word] / total:.1%}"
+        for word in ("FASTER", "SLOWER", "EQUIVALENT", "INCONCLUSIVE")
+    }
+    return {"comparison": name, "trials": total, **shares}
+
+
+def _trial(
+    baseline: VariantProcess, variant: VariantProcess, run_ms: dict[str, float], seed: int
+) -> tuple[str, float]:
+    """One comparison as `compare` makes it: the verdict and the interval's width."""
+    both = [baseline, variant]
+    conductor = Conductor(both, seed=seed, run_ms={p.name: run_ms[p.name] for p in both})
+    plan = Plan([baseline.entrant], "", frozenset(), frozenset({variant.name}), _SETTINGS, Path())
+    play_rounds(conductor, plan, Measured(samples=conductor.samples))
+    interval = ratio_interval(*conductor.samples.paired(baseline.name, variant.name))
+    return verdict(interval), interval.high / interval.low - 1
+
+
+@contextlib.contextmanager
+def _troupe() -> Iterator[
+    tuple[list[list[VariantProcess]], VariantProcess, VariantProcess, dict[str, float]]
+]:
+    started: list[VariantProcess] = []
+    with tempfile.TemporaryDirectory(prefix="workbench-bench-") as folder:
+
+        def start(arguments: dict[str, Any]) -> VariantProcess:
+            entrant = Entrant(
+                f"v{len(started)}", _BUILDER, arguments, child_environment(1), threads=1
+            )
+            process = VariantProcess(entrant, log=Path(folder) / f"{entrant.name}.log")
+            started.append(process)
+            load(process, Measured())
+            return process
+
+        try:
+            pools = [[start(each) for _ in range(_COPIES)] for each in _VARIANTS.values()]
+            slow, fast = (start({"layers": layers}) for layers in _DIFFERENT)
+            conductor = Conductor(started)
+            conductor.warm()
+            yield pools, fast, slow, dict(conductor.run_ms)
+        finally:
+            for process in started:
+                process.kill()
