@@ -1,6 +1,6 @@
 """Byte-level BPE tokenizer of tiny_gpt, learned on the training part only.
 
-    python sample_models/tiny_gpt/train_tokenizer.py
+python -m sample_models.tiny_gpt.train_tokenizer
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""A Llama-style decoder of a chosen size with random weights."""

@@ -1,0 +1,1 @@
+"""A small GPT, trained on the Python documentation."""
