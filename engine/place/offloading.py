@@ -67,8 +67,12 @@ def repeated_blocks(module: nn.Module) -> set[str]:
     found = set(getattr(module, "_no_split_modules", None) or ())
     for each in module.modules():
         if isinstance(each, nn.ModuleList):
-            found |= {type(child).__name__ for child in each if any(child.parameters())}
+            found |= {type(child).__name__ for child in each if _has_weights(child)}
     return found
+
+
+def _has_weights(module: nn.Module) -> bool:
+    return next(module.parameters(), None) is not None
 
 
 def _refuse_small_budget(module: nn.Module, whole: set[str], budget_bytes: int) -> None:

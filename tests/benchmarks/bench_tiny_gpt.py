@@ -14,7 +14,7 @@ _PROMPTS = 50
 
 
 def run() -> dict[str, Any]:
-    """Compares the variants in one interleaved run with one thread, and counts equal generations."""
+    """Compares the variants in one interleaved run with one thread; counts equal generations."""
     asked = api.request("tiny_gpt", kind="generate", prompt_tokens=8, new_tokens=100, threads=1)
     settings = Settings(
         rounds=30, budget_seconds=float(os.environ.get("BENCH_SECONDS", "180")), waterfall=False
