@@ -47,9 +47,11 @@ class Decoder(Protocol):
 
     keeps_cache: bool
 
-    def prefill(self, module: nn.Module, inputs: Inputs) -> tuple[Tensor, Any]: ...
+    def prefill(self, module: nn.Module, inputs: Inputs) -> tuple[Tensor, Any]:
+        """Logits of the last prompt position, and the state."""
 
-    def step(self, module: nn.Module, token: Tensor, state: Any) -> tuple[Tensor, Any]: ...
+    def step(self, module: nn.Module, token: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """Logits after one more token, and the new state."""
 
 
 @dataclass

@@ -53,7 +53,9 @@ def reasons_against(
     return found
 
 
-def target_of(profile: Profile, machine: Machine, steps: tuple[Step, ...], name: str, params: dict[str, Any]) -> Target:
+def target_of(
+    profile: Profile, machine: Machine, steps: tuple[Step, ...], name: str, params: dict[str, Any]
+) -> Target:
     """The target that the technique `name` sees for this profile, with the steps before it."""
     return Target(
         study=profile.study,

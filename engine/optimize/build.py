@@ -1,4 +1,4 @@
-"""From an opened model and a recipe to a variant, step by step, with proof of what each step did."""
+"""From an opened model and a recipe to a variant, with proof of what each step did."""
 
 from __future__ import annotations
 
@@ -73,7 +73,8 @@ def build_variant(
         machine: what the checks look at.
         cache: a folder for deterministic results, kept between builds.
         progress: called with a fraction 0 to 1 and a few words.
-        verify: whether each step is fingerprinted before and after, and its outputs looked at; without
+        verify: whether each step is fingerprinted before and after, and its outputs looked at;
+            without
             it outcomes are not proved, and outputs are looked at once, at the end.
 
     Raises:
@@ -110,7 +111,7 @@ def build_variant(
 
 
 def make_traceable_(module: nn.Module) -> None:
-    """Puts every module that runs a packed kernel into the form that compilers and exporters can trace."""
+    """Puts modules that run packed kernels into the form that compilers and exporters trace."""
     for each in list(module.modules()):
         change = getattr(each, "make_traceable_", None)
         if callable(change):

@@ -11,7 +11,8 @@ from tests.advise.profiles import operator, profile
 
 
 def test_operator_times_are_scaled_to_the_latency_without_the_profiler() -> None:
-    # 12 of 20 ms traced lie on operators; the run takes 10 ms without the profiler, so half of each.
+    # 12 of 20 ms traced lie on operators; the run takes 10 ms without the profiler, so half of
+    # each.
     table = cost_table(profile(operator("mm", 8.0), operator("add", 4.0)))
     assert table is not None
     assert [each.time_low_ms for each in table.operators] == [4.0, 2.0]

@@ -12,7 +12,8 @@ from engine.program import Inputs, Program
 
 # Their operands must have one dtype; elementwise operators promote.
 _STRICT = (
-    "linear", "addmm", "mm", "bmm", "matmul", "baddbmm", "scaled_dot_product_attention", "layer_norm",
+    "linear", "addmm", "mm", "bmm", "matmul", "baddbmm", "scaled_dot_product_attention",
+    "layer_norm",
     "rms_norm", "conv1d", "conv2d", "convolution", "batch_norm", "group_norm",
 )  # fmt: skip
 _KEPT_BUFFERS = ("inv_freq",)
@@ -85,15 +86,8 @@ def _convert_tensors_(
 ) -> dict[str, list[str]]:
     """Parameters and buffers to `dtype`; ties stay ties, since the tensors are changed in place."""
     kept: dict[str, list[str]] = {"buffers": [], "modules": []}
-    left: set[int] = set()
-    for name, child in module.named_modules():
-        if name and any(each in name for each in patterns):
-            if not any(name.startswith(f"{outer}.") for outer in kept["modules"]):
-                kept["modules"].append(name)
-            left |= {id(each) for each in (*child.parameters(), *child.buffers())}
-        if isinstance(child, Int8Linear):
-            left |= {id(each) for each in child.buffers()}
-    for name, parameter in module.named_parameters():
+    left = _left_alone(module, patterns, kept["modules"])
+    for parameter in module.parameters():
         if parameter.is_floating_point() and id(parameter) not in left:
             parameter.data = parameter.data.to(dtype)
     for owner_name, owner in module.named_modules():
@@ -105,6 +99,19 @@ def _convert_tensors_(
                 continue
             buffer.data = buffer.data.to(dtype)
     return kept
+
+
+def _left_alone(module: nn.Module, patterns: list[str], names: list[str]) -> set[int]:
+    """Ids of the tensors that keep their dtype; excluded modules are added to `names`."""
+    left: set[int] = set()
+    for name, child in module.named_modules():
+        if name and any(each in name for each in patterns):
+            if not any(name.startswith(f"{outer}.") for outer in names):
+                names.append(name)
+            left |= {id(each) for each in (*child.parameters(), *child.buffers())}
+        if isinstance(child, Int8Linear):
+            left |= {id(each) for each in child.buffers()}
+    return left
 
 
 class _Mending(fx.Interpreter):
@@ -121,7 +128,11 @@ class _Mending(fx.Interpreter):
             return super().run_node(n)
         held = {each: self.env[each] for each in n.all_input_nodes}
         for each, value in held.items():
-            if isinstance(value, Tensor) and value.is_floating_point() and value.dtype != self.dtype:
+            if (
+                isinstance(value, Tensor)
+                and value.is_floating_point()
+                and value.dtype != self.dtype
+            ):
                 self.casts.append((n, each))
                 self.env[each] = value.to(self.dtype)
         result = super().run_node(n)
@@ -167,4 +178,3 @@ def _mended(module: nn.Module, graph: fx.Graph, dtype: torch.dtype, *inputs: Ten
         with graph.inserting_before(answer):
             answer.replace_input_with(node, graph.call_method("to", (node, dtype)))
     return _cast(tuple(outputs) if isinstance(outputs, tuple | list) else outputs, dtype)
-

@@ -11,11 +11,11 @@ class Int8Linear(nn.Module):
     """A Linear layer with int8 weights and dynamic int8 activations.
 
     One weight scale for each output channel, one activation scale for each row (token). A refined
-    layer adds a second product with what rounding the activations left over: about 16 bits for them,
-    for layers whose inputs have a few very large values. On x86 the weights are packed for FBGEMM;
-    elsewhere, and where a compiler or exporter has to trace it, they are plain int8 tensors for
-    `torch._int_mm`. The state dict is the same in both forms: `weight` int8 [out, in], `scale`
-    float32 [out], `bias` float32 [out].
+    layer adds a second product with what rounding the activations left over: about 16 bits for
+    them, for layers whose inputs have a few very large values. On x86 the weights are packed for
+    FBGEMM; elsewhere, and where a compiler or exporter has to trace it, they are plain int8
+    tensors for `torch._int_mm`. The state dict is the same in both forms: `weight` int8 [out, in],
+    `scale` float32 [out], `bias` float32 [out].
     """
 
     def __init__(
@@ -25,7 +25,8 @@ class Int8Linear(nn.Module):
         self.in_features = in_features
         self.out_features = out_features
         self.is_refined = is_refined
-        # Without VNNI the kernel adds pairs in 16 bits: activations then use 7 bits, or sums saturate.
+        # Without VNNI the kernel adds pairs in 16 bits: activations then use 7 bits, or sums
+        # saturate.
         self.reduces_range = not torch.cpu._is_vnni_supported()
         self.packs = "fbgemm" in torch.backends.quantized.supported_engines
         self.packed = None

@@ -35,8 +35,8 @@ def dense_weight(module: nn.Module) -> Tensor:
 def quantized(module: nn.Module, *, is_refined: bool = False) -> Int8Linear:
     """The int8 layer that replaces a Linear or Conv1D.
 
-    Weights get one symmetric scale for each output channel, so that |q| <= 127; -128 is left out, which
-    keeps the range symmetric.
+    Weights get one symmetric scale for each output channel, so that |q| <= 127; -128 is left out,
+    which keeps the range symmetric.
     """
     weight = dense_weight(module)
     scale = weight.abs().amax(dim=1).clamp_min(torch.finfo(torch.float32).tiny) / 127
@@ -51,7 +51,7 @@ def quantized(module: nn.Module, *, is_refined: bool = False) -> Int8Linear:
 
 
 def to_float_(module: nn.Module) -> nn.Module:
-    """Replaces every Int8Linear below `module` by a float Linear that holds the same rounded weights."""
+    """Replaces every Int8Linear below `module` by a Linear that holds the same rounded weights."""
     made: dict[int, nn.Module] = {}
     for parent in list(module.modules()):
         for name, child in list(parent._modules.items()):

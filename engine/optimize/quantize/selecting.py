@@ -26,7 +26,7 @@ _WORTH_REFINING = 0.7
 
 
 def linear_layers(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Names and plain Linear layers (transformers' Conv1D too), shared ones once under their first name."""
+    """Plain Linear layers (transformers' Conv1D too) by name; shared ones under their first."""
     for name, child in module.named_modules():
         if is_linear(child):
             yield name, child
@@ -105,7 +105,8 @@ def quantize_layers_(program: Program, context: BuildContext) -> list[str]:
     tied = [name for name in left if name in facts["tied"]]
     if tied:
         notes.append(
-            f"{', '.join(tied[:3])} shared its weight with another layer, which keeps the float copy."
+            f"{', '.join(tied[:3])} shared its weight with another layer, which keeps the float"
+            f" copy."
         )
     return notes
 
@@ -113,10 +114,10 @@ def quantize_layers_(program: Program, context: BuildContext) -> list[str]:
 def measured_errors(
     program: Program, layers: dict[str, nn.Module], context: BuildContext
 ) -> dict[str, tuple[float, float]]:
-    """Each layer's relative output errors, plain and refined, on a few calibration calls, layer by layer.
+    """Each layer's relative output errors, plain and refined, on a few calibration calls.
 
-    The workload's own inputs serve where there is no calibration data. A layer that no call reached is
-    not in the result.
+    The workload's own inputs serve where there is no calibration data. A layer that no call
+    reached is not in the result.
     """
     seen: dict[str, Tensor] = {}
     handles = []

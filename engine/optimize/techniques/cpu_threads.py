@@ -28,8 +28,8 @@ _TINY_MS = 0.02
 class CpuThreads(Technique):
     """Set the number of threads inside an operator.
 
-    torch splits each operator over its threads. More threads than physical cores wait for each other;
-    operators that are done within microseconds are slowed by the splitting itself.
+    torch splits each operator over its threads. More threads than physical cores wait for each
+    other; operators that are done within microseconds are slowed by the splitting itself.
     """
 
     name: ClassVar[str] = "cpu_threads"
@@ -39,9 +39,12 @@ class CpuThreads(Technique):
         "https://docs.pytorch.org/tutorials/recipes/recipes/tuning_guide.html#cpu-specific-optimizations",
     )
     theory: ClassVar[str] = (
-        "Threads share the arithmetic of one operator and meet at its end. With more threads than physical"
-        " cores the last one is scheduled late and all wait for it; with tiny operators the meeting costs"
-        " more than the arithmetic. Large products gain nearly in proportion until memory bandwidth ends it."
+        "Threads share the arithmetic of one operator and meet at its end. With more threads than"
+        " physical"
+        " cores the last one is scheduled late and all wait for it; with tiny operators the"
+        " meeting costs"
+        " more than the arithmetic. Large products gain nearly in proportion until memory"
+        " bandwidth ends it."
     )
     max_relative_error: ClassVar[float] = 1e-4
 
@@ -117,7 +120,8 @@ class CpuThreads(Technique):
             return None
         return self._suggestion(
             "tiny operators",
-            f"{share:.0%} of the operators' time is in calls below {1e3 * _TINY_MS:.0f} microseconds:"
+            f"{share:.0%} of the operators' time is in calls below {1e3 * _TINY_MS:.0f}"
+            f" microseconds:"
             " splitting them over threads costs more than it brings.",
             1,
             (
@@ -158,7 +162,9 @@ def _noun(count: int) -> str:
 
 
 def _tiny_share(profile: Profile | None) -> tuple[float, int]:
-    timed = [each for each in profile.operators if each.self_time_ms and each.calls] if profile else []
+    timed = (
+        [each for each in profile.operators if each.self_time_ms and each.calls] if profile else []
+    )
     total = sum(each.self_time_ms or 0.0 for each in timed)
     tiny = [each for each in timed if (each.self_time_ms or 0.0) / each.calls < _TINY_MS]
     spent = sum(each.self_time_ms or 0.0 for each in tiny)

@@ -36,12 +36,13 @@ _WORTH_MS = 0.03
 class DynamicInt8(Technique):
     """Linear layers in int8.
 
-    Weights are rounded once, with one scale for each output channel; activations while the model runs,
-    with one scale for each token. The products are computed by int8 kernels (FBGEMM on x86). Everything
-    else stays in floating point. A layer whose inputs have a few very large values gets a second product
-    with what rounding them left over (`refine_above`). Small layers get slower, since rounding the activations costs a fixed
-    time a call: `min_features` leaves them out. With `max_layer_error` each layer is tried on calibration
-    inputs first, and left in floating point where its outputs move further than that.
+    Weights are rounded once, with one scale for each output channel; activations while the model
+    runs, with one scale for each token. The products are computed by int8 kernels (FBGEMM on x86).
+    Everything else stays in floating point. A layer whose inputs have a few very large values gets
+    a second product with what rounding them left over (`refine_above`). Small layers get slower,
+    since rounding the activations costs a fixed time a call: `min_features` leaves them out. With
+    `max_layer_error` each layer is tried on calibration inputs first, and left in floating point
+    where its outputs move further than that.
     """
 
     name: ClassVar[str] = "dynamic_int8"
@@ -51,12 +52,16 @@ class DynamicInt8(Technique):
         " Integer-Arithmetic-Only Inference, section 2",
         "Dettmers et al. 2022, LLM.int8(): 8-bit Matrix Multiplication for Transformers at Scale,"
         " section 2 (row-wise scales)",
-        "Khudia et al. 2021, FBGEMM: Enabling High-Performance Low-Precision Deep Learning Inference",
+        "Khudia et al. 2021, FBGEMM: Enabling High-Performance Low-Precision Deep Learning"
+        " Inference",
     )
     theory: ClassVar[str] = (
-        "A weight of one byte instead of four lets a memory-bound product (one token at a time) read a"
-        " quarter, and VNNI instructions multiply four int8 pairs where AVX-512 multiplies one in float32."
-        " Rounding to 255 levels adds an error of about 1 % a layer; a scale for each channel and token"
+        "A weight of one byte instead of four lets a memory-bound product (one token at a time)"
+        " read a"
+        " quarter, and VNNI instructions multiply four int8 pairs where AVX-512 multiplies one in"
+        " float32."
+        " Rounding to 255 levels adds an error of about 1 % a layer; a scale for each channel and"
+        " token"
         " keeps one large value from coarsening all the others."
     )
     sample: ClassVar[str] = "random_llama"
@@ -70,16 +75,19 @@ class DynamicInt8(Technique):
             "", "Layers to leave in floating point: parts of their names, parted by |."
         )
         min_features: int = param(
-            256, "Layers with fewer inputs or outputs stay in floating point: they would get slower.",
+            256,
+            "Layers with fewer inputs or outputs stay in floating point: they would get slower.",
             low=1, high=65536, step=64, unit="features",
         )  # fmt: skip
         max_layer_error: float = param(
-            0.1, "A layer whose outputs move further than this on calibration inputs stays in floating"
+            0.1,
+            "A layer whose outputs move further than this on calibration inputs stays in floating"
             " point.", low=0.0, high=1.0, step=0.01,
         )  # fmt: skip
 
         refine_above: float = param(
-            0.015, "A layer whose outputs move further than this gets a second int8 product for what"
+            0.015,
+            "A layer whose outputs move further than this gets a second int8 product for what"
             " rounding its inputs left over, where that helps.", low=0.0, high=1.0, step=0.005,
         )  # fmt: skip
 
@@ -142,13 +150,14 @@ class DynamicInt8(Technique):
             quality_risk="medium" if costs.quality_risk in ("none", "low") else costs.quality_risk,
             basis=(
                 *costs.basis,
-                f"dynamic_int8: {len(layers)} layers at {low:.2f} to {high:.2f} of their product's time"
+                f"dynamic_int8: {len(layers)} layers at {low:.2f} to {high:.2f} of their"
+                f" product's time"
                 f" plus {_CALL_LOW_MS:.3f} to {_CALL_HIGH_MS:.3f} ms a call",
             ),
         )
 
     def suggest(self, target: Target) -> Suggestion | None:
-        """Where large Linear layers hold much of the time; for decoding, where weights are most of what moves."""
+        """Where large Linear layers hold much of the time, or weights are most of what moves."""
         layers = _chosen(target.facts.get("layers", {}), target.config)
         profile = target.profile
         if not layers or profile is None or target.facts.get("kind") == "train_step":
@@ -170,7 +179,8 @@ class DynamicInt8(Technique):
             else "float products where int8 is faster",
             title="Quantize Linear layers to int8",
             summary=(
-                f"{share:.0%} of the operators' time is in {bound} products of {len(names)} Linear layers;"
+                f"{share:.0%} of the operators' time is in {bound} products of {len(names)}"
+                f" Linear layers;"
                 " int8 reads a quarter of their bytes."
             ),
             steps=(Step(self.name),),

@@ -64,7 +64,7 @@ class FuseAttention(Technique):
         return ("No attention is written by hand in this model.",)
 
     def estimate(self, costs: CostTable, target: Target) -> CostTable:
-        """Rows of scores, mask and softmax by about a half, overhead of all heads by that of one call."""
+        """Scores, mask and softmax by about a half, overhead of all heads by that of one call."""
         modules = tuple(target.facts.get("handmade", ()))
         if not modules:
             return costs

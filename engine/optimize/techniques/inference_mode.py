@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 class InferenceMode(Technique):
     """Run without recording gradients.
 
-    A plain call of a module records each operator for a backward pass that never comes, and keeps what
-    that pass would need. Switched off, activations are freed as soon as they were used; outputs are
-    the same to the last bit.
+    A plain call of a module records each operator for a backward pass that never comes, and keeps
+    what that pass would need. Switched off, activations are freed as soon as they were used;
+    outputs are the same to the last bit.
     """
 
     name: ClassVar[str] = "inference_mode"
@@ -27,8 +27,10 @@ class InferenceMode(Technique):
         "https://pytorch.org/docs/stable/notes/autograd.html#inference-mode",
     )
     theory: ClassVar[str] = (
-        "Autograd keeps the inputs of each operator alive until backward, so memory grows with depth and,"
-        " in a loop that keeps its outputs, with every turn of it. Recording also costs a few microseconds"
+        "Autograd keeps the inputs of each operator alive until backward, so memory grows with"
+        " depth and,"
+        " in a loop that keeps its outputs, with every turn of it. Recording also costs a few"
+        " microseconds"
         " an operator. Inference mode skips both, and version counting with it."
     )
     max_relative_error: ClassVar[float] = 0.0

@@ -18,7 +18,16 @@ _CPU_FEATURES = {
     "bfloat16": ("avx512_bf16", "amx_bf16", "bf16"),
     "float16": ("avx512_fp16", "amx_fp16"),
 }
-_PRODUCTS = ("linear", "addmm", "::mm", "bmm", "matmul", "convolution", "conv2d", "scaled_dot_product")
+_PRODUCTS = (
+    "linear",
+    "addmm",
+    "::mm",
+    "bmm",
+    "matmul",
+    "convolution",
+    "conv2d",
+    "scaled_dot_product",
+)
 # Measured on two cores with AVX-512 BF16, 768-wide decoder: 1.7 to 2.4 times faster in all.
 _PRODUCT_LOW, _PRODUCT_HIGH = 0.35, 0.75
 _OTHER_LOW, _OTHER_HIGH = 0.6, 1.3
@@ -28,9 +37,9 @@ class ReducedPrecision(Technique):
     """Weights and activations in 16 bits.
 
     The whole module is converted, inputs are cast where they are floating point. bfloat16 keeps the
-    range of float32 with 8 bits of precision; float16 has 11 bits, and overflows above 65504. Tables of
-    frequencies for rotary positions stay in float32, since a position times a rounded frequency is far
-    off. Sums inside products and norms are still taken in float32 by the kernels.
+    range of float32 with 8 bits of precision; float16 has 11 bits, and overflows above 65504.
+    Tables of frequencies for rotary positions stay in float32, since a position times a rounded
+    frequency is far off. Sums inside products and norms are still taken in float32 by the kernels.
     """
 
     name: ClassVar[str] = "reduced_precision"
@@ -40,8 +49,10 @@ class ReducedPrecision(Technique):
         "Micikevicius et al. 2018, Mixed Precision Training, section 3",
     )
     theory: ClassVar[str] = (
-        "Half the bytes are read for each weight and activation, so what is bound by memory takes half the"
-        " time; processors with bf16 or fp16 units also multiply two to sixteen times as many pairs. Without"
+        "Half the bytes are read for each weight and activation, so what is bound by memory takes"
+        " half the"
+        " time; processors with bf16 or fp16 units also multiply two to sixteen times as many"
+        " pairs. Without"
         " such units each product is converted back and forth, and is slower than float32."
     )
     sample: ClassVar[str] = "random_llama"
@@ -56,7 +67,8 @@ class ReducedPrecision(Technique):
             choices=("bfloat16", "float16"),
         )  # fmt: skip
         exclude: str = param(
-            "", "Modules to leave in float32, such as those that overflow: parts of names, parted by |."
+            "",
+            "Modules to leave in float32, as those that overflow: parts of names, parted by |.",
         )
 
     def inspect(self, program: Program, inputs: Inputs, workload: Workload) -> dict[str, Any]:
@@ -82,7 +94,7 @@ class ReducedPrecision(Technique):
         return (*reasons, reason) if reason else tuple(reasons)
 
     def estimate(self, costs: CostTable, target: Target) -> CostTable:
-        """Products at a third to three quarters of the time, the rest about as it is, half the bytes."""
+        """Products at a third to three quarters of the time, the rest as it is, half the bytes."""
 
         def is_float(dtype: str) -> bool:
             return "32" in dtype or dtype in ("", "float")
@@ -114,11 +126,14 @@ class ReducedPrecision(Technique):
             peak_low_bytes=costs.peak_low_bytes / 2,
             peak_high_bytes=costs.peak_high_bytes - saved,
             quality_risk="low" if costs.quality_risk == "none" else costs.quality_risk,
-            basis=(*costs.basis, "reduced_precision: products at 0.35 to 0.75 of their time, half the bytes"),
+            basis=(
+                *costs.basis,
+                "reduced_precision: products at 0.35 to 0.75 of their time, half the bytes",
+            ),
         )
 
     def suggest(self, target: Target) -> Suggestion | None:
-        """Where the hardware has the format, the model does not use it, and products take the time."""
+        """Where the hardware has a format that the model does not use and products take time."""
         facts, profile = target.facts, target.profile
         held = facts.get("dtype_bytes", {})
         size = float(held.get("float32", 0))
