@@ -2,6 +2,7 @@
 
 import inspect
 import warnings
+from typing import Any
 
 import torch
 from torch import nn
@@ -63,7 +64,7 @@ class Int8Linear(nn.Module):
     def plain_weights(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Int8 weights [out, in] and their scales [out]."""
         if self.packed is None:
-            return self._buffers["weight"], self._buffers["scale"]
+            return self.get_buffer("weight"), self.get_buffer("scale")
         levels, _ = torch.ops.quantized.linear_unpack(self.packed)
         return levels.int_repr(), levels.q_per_channel_scales().float()
 
@@ -102,7 +103,7 @@ class Int8Linear(nn.Module):
     def product(self, x: torch.Tensor) -> torch.Tensor:
         """The packed weights times x, which gets one scale."""
         linear, low = torch.ops.quantized.linear_dynamic, self.reduces_range
-        y = linear(x, self.packed, low)
+        y: torch.Tensor = linear(x, self.packed, low)
         if self.is_refined:
             scale, zero = torch._choose_qparams_per_tensor(x, low)
             top = 127 if low else 255
@@ -129,7 +130,8 @@ class Int8Linear(nn.Module):
         y = y * self.scale * (top / 127)
         if self.bias is not None:
             y = y + self.bias
-        return y.reshape(*x.shape[:-1], self.out_features).to(x.dtype)
+        shaped: torch.Tensor = y.reshape(*x.shape[:-1], self.out_features)
+        return shaped.to(x.dtype)
 
     def export_source(self) -> tuple[str, str]:
         """The source of this class, and the call that makes an empty layer like this one."""
@@ -168,7 +170,7 @@ class Int8Linear(nn.Module):
         weight, scale = self.plain_weights()
         packs, self.packs = self.packs, False
         self.set_weights(weight, scale)
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.packs = packs
         # Scales stay float32 whatever the model around is converted to.
         self.set_weights(self.weight, scale.to(self.weight.device))
@@ -177,11 +179,11 @@ class Int8Linear(nn.Module):
     def __getstate__(self) -> dict[str, object]:
         state = dict(self.__dict__)
         state["packed"] = None
-        state["plain"] = self.plain_weights() if self.packed is not None else None
+        state["plain"] = self.plain_weights() if self.packed is not None else ()
         return state
 
-    def __setstate__(self, state: dict[str, object]) -> None:
-        plain = state.pop("plain")
-        super().__setstate__(state)
-        if plain is not None:
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        plain: tuple[torch.Tensor, ...] = state.pop("plain")
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        if plain:
             self.set_weights(*plain)

@@ -23,12 +23,12 @@ def is_linear(module: nn.Module) -> bool:
     """
     if type(module) is not nn.Linear and not uses_conv1d_layout(module):
         return False
-    return bool(module.weight.is_floating_point())  # type: ignore[union-attr, operator]
+    return module.get_parameter("weight").is_floating_point()
 
 
 def dense_weight(module: nn.Module) -> Tensor:
     """The weight of a plain Linear or Conv1D as [out, in], in float32."""
-    weight: Tensor = module.weight.detach()  # type: ignore[union-attr, assignment, operator]
+    weight = module.get_parameter("weight").detach()
     return (weight.t() if uses_conv1d_layout(module) else weight).float()
 
 
@@ -46,7 +46,7 @@ def quantized(module: nn.Module, *, is_refined: bool = False) -> Int8Linear:
     made.to(weight.device)
     made.set_weights(levels, scale)
     if bias is not None:
-        made.bias.copy_(bias.detach())  # type: ignore[union-attr, operator, arg-type]
+        made.get_buffer("bias").copy_(bias.detach())
     return made.eval()
 
 

@@ -40,10 +40,11 @@ def describe_layers(module: nn.Module) -> dict[str, Any]:
             shared[id(parameter)] = shared.get(id(parameter), 0) + 1
     layers, tied, size = {}, [], 4
     for name, child in linear_layers(module):
-        outputs, inputs = dense_weight(child).shape if child.weight.is_meta else _shape(child)  # type: ignore[union-attr, operator]
+        weight = child.get_parameter("weight")
+        outputs, inputs = dense_weight(child).shape if weight.is_meta else _shape(child)
         layers[name] = [inputs, outputs]
-        size = child.weight.element_size()  # type: ignore[union-attr, operator, assignment]
-        if shared[id(child.weight)] > 1:
+        size = weight.element_size()
+        if shared[id(weight)] > 1:
             tied.append(name)
     devices = {each.device.type for each in module.parameters()}
     return {
@@ -159,5 +160,5 @@ def _replace_(
 
 
 def _shape(layer: nn.Module) -> tuple[int, int]:
-    rows, columns = layer.weight.shape  # type: ignore[union-attr, misc]
+    rows, columns = layer.get_parameter("weight").shape
     return (rows, columns) if type(layer) is nn.Linear else (columns, rows)
