@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.errors import ModelError
-from engine.models.probing import fails_on, one_line
+from engine.models.probing import device_of, fails_on, one_line, reads_values
 from engine.models.source import Sizes
 from engine.program import Inputs
 
@@ -38,6 +38,7 @@ class InputMaker:
         self.image_size = _image_size(self.config)
         self.patch = _found(self.config, "patch_size")
         self.dtype = _dtype(model)
+        self.masked = True
         self.make, self.axes = self._chosen()
 
     def __call__(self, sizes: Sizes) -> Inputs:
@@ -46,12 +47,19 @@ class InputMaker:
 
     def _chosen(self) -> tuple[Maker, frozenset[str]]:
         first: Exception | None = None
+        nearly = None
         probe = Sizes(batch=1, sequence_length=_PROBED_TOKENS)
-        for make, axes in self._recipes():
-            error = fails_on(self.model, make(probe))
-            if error is None:
-                return make, frozenset({"batch", *axes})
-            first = first or error
+        for masked in (True, False) if device_of(self.model) == "meta" else (True,):
+            self.masked = masked
+            for make, axes in self._recipes():
+                error = fails_on(self.model, make(probe))
+                if error is None:
+                    return make, frozenset({"batch", *axes})
+                first = first or error
+                if reads_values(error):
+                    nearly = nearly or (make, frozenset({"batch", *axes}))
+        if nearly is not None:
+            return nearly
         told = one_line(first) if first else f"it takes {', '.join(sorted(self.takes))}"
         raise ModelError(
             f"No inputs could be made for {type(self.model).__name__}: {told}.",
@@ -89,7 +97,7 @@ class InputMaker:
     def _text_only(self, sizes: Sizes) -> dict[str, Any]:
         ids = self._ids(sizes)
         made: dict[str, Any] = {"input_ids": ids}
-        if not is_decoder(self.model) and "attention_mask" in self.takes:
+        if self._wants_mask():
             made["attention_mask"] = torch.ones_like(ids)
         if "decoder_input_ids" in self.takes and self.config.is_encoder_decoder:
             if self.task == "text-classification":  # bart reads its answer at the end-of-text token
@@ -97,8 +105,17 @@ class InputMaker:
             made["decoder_input_ids"] = self._decoder_ids(sizes)
         return made
 
+    def _wants_mask(self) -> bool:
+        """Encoders are called with the mask that a tokenizer gives.
+
+        Not where there are only shapes and the model looks whether the mask hides anything.
+        """
+        return self.masked and not is_decoder(self.model) and "attention_mask" in self.takes
+
     def _choices(self, sizes: Sizes) -> dict[str, Any]:
         ids = self._ids(sizes).unsqueeze(1).repeat(1, 2, 1)
+        if not self._wants_mask():
+            return {"input_ids": ids}
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
     def _boxes(self, sizes: Sizes) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from torch import nn
 
@@ -12,9 +13,10 @@ from engine.models.catalog import sample_names
 from engine.models.checking import check_weights_finite
 from engine.models.datasets import quality_for
 from engine.models.opened import OpenedModel
-from engine.models.probing import fails_on, one_line
+from engine.models.probing import device_of, fails_on, one_line, reads_values
 from engine.models.quality import QualityData
 from engine.models.source import Loaded, Opening, Source
+from engine.models.weights import load_weights
 from engine.models.workloads import kinds_of, sizes_of, workload_for
 from engine.program import ExecutionContext, Inputs, Program, to_device
 from engine.records import (
@@ -23,7 +25,10 @@ from engine.records import (
     QualitySpec,
     Workload,
     WorkloadRequest,
+    content_id,
 )
+
+_TAKE_WEIGHTS = {"python", "sample"}
 
 
 def open_model(
@@ -51,6 +56,8 @@ def open_model(
     """
     source = source_of(reference)
     loaded = source.open(reference, Opening(is_trusted, meta))
+    if reference.weights is not None:
+        _put_weights(loaded, Path(reference.weights), meta=meta)
     if not meta:
         check_weights_finite(loaded.module)
     workload = workload_for(loaded, request)
@@ -91,10 +98,25 @@ def source_of(reference: ModelReference) -> Source:
         source: Source = kind()
         if source.matches(reference):
             return source
+    if Path(reference.location).expanduser().exists():
+        raise ModelError(
+            f"{reference.location} is not of a kind that can be opened here.",
+            hint="Open a Hugging Face folder, file.py:build, .pt2 or TorchScript.",
+        )
     raise ModelError(
         f"There is no model {reference.location!r}.",
         hint=f"Give a sample ({', '.join(sample_names())}), a folder, or file.py:build.",
     )
+
+
+def _put_weights(loaded: Loaded, path: Path, *, meta: bool) -> None:
+    if loaded.source not in _TAKE_WEIGHTS:
+        raise InputError(
+            f"{loaded.name} brings its own weights, and {path.name} was given beside it.",
+            hint="Weights go with file.py:build, package.module:build or a sample.",
+        )
+    digest = load_weights(loaded.module, path, meta=meta)
+    loaded.content_hash = content_id(loaded.content_hash, digest)
 
 
 def summary_of(loaded: Loaded, data: QualityData) -> ModelSummary:
@@ -135,7 +157,7 @@ def _architecture(module: nn.Module) -> str:
 def _check_call(loaded: Loaded, inputs: Inputs, workload: Workload) -> None:
     """One call on the inputs works, else the shapes do not fit the model."""
     error = fails_on(loaded.module, inputs)
-    if error is None:
+    if error is None or (device_of(loaded.module) == "meta" and reads_values(error)):
         return
     if isinstance(error, MemoryError) or "allocate memory" in str(error):
         raise InputError(

@@ -50,6 +50,8 @@ def device_of(module: nn.Module) -> str:
 def fails_on(module: nn.Module, inputs: Inputs) -> Exception | None:
     """The error of one call on these inputs; None where it works.
 
+    For a module on the meta device the error may be one of `reads_values`, which decides nothing.
+
     Tried without computing first (on the meta device, weights replaced by their shapes); only where
     that fails, which code that reads values does too, is it tried for real.
     """
@@ -63,15 +65,20 @@ def fails_on(module: nn.Module, inputs: Inputs) -> Exception | None:
             placed = to_device(args, "meta"), to_device(kwargs, "meta")
             torch.func.functional_call(module, shapes, *placed)
             return None
-        except Exception:  # decided below, for real
-            pass
-        if device_of(module) == "meta":
-            return None
+        except Exception as error:
+            if device_of(module) == "meta":
+                return error
         try:
             call(module, to_device(inputs, device_of(module)))
         except Exception as error:
             return error
     return None
+
+
+def reads_values(error: BaseException) -> bool:
+    """Whether code failed on the meta device because it looks at values, which are not there."""
+    told = str(error)
+    return "meta tensor" in told or "data-dependent" in told or "meta device" in told.lower()
 
 
 def _only_ids(inputs: Inputs) -> Tensor | None:

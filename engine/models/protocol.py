@@ -15,6 +15,7 @@ The protocol, which samples, Python files and packages follow:
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -112,7 +113,9 @@ def as_inputs(value: Any, owner: str) -> Inputs:
 
 def _on_meta(build: Callable[..., Any], options: Mapping[str, Any]) -> Any:
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), warnings.catch_warnings():
+            # load_state_dict into meta parameters does nothing, which is what is wanted here.
+            warnings.filterwarnings("ignore", "for .*: copying from a non-meta parameter")
             module = build(**options)
     except Exception:  # a build() that computes with its weights cannot run without them
         module = build(**options)

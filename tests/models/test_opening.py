@@ -303,6 +303,25 @@ def test_nan_weights_are_refused_by_name(tmp_path):
         opened(f"{python_file(tmp_path, source)}:build")
 
 
+def test_weights_beside_a_folder_are_refused(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    save_file({"a": torch.ones(1)}, path)
+
+    with pytest.raises(InputError, match="brings its own weights"):
+        opened(huggingface_folder(tmp_path / "model"), weights=path)
+
+
+def test_weights_change_the_content_hash(tmp_path):
+    location = f"{python_file(tmp_path)}:build"
+    hashes = {opened(location).summary.content_hash}
+    for value in (1.0, 2.0):
+        state = opened(location).program.module.state_dict()
+        path = tmp_path / f"{value}.safetensors"
+        save_file({name: torch.full_like(each, value) for name, each in state.items()}, path)
+        hashes.add(opened(location, weights=path).summary.content_hash)
+    assert len(hashes) == 3
+
+
 # ---- the other sources --------------------------------------------------------------------------
 
 
@@ -389,6 +408,31 @@ def test_missing_model_is_told_in_one_line(location):
     with pytest.raises(ModelError) as refused:
         opened(location)
     assert "\n" not in refused.value.message
+
+
+def test_file_of_another_kind_says_what_opens(tmp_path):
+    path = tmp_path / "model.onnx"
+    path.write_text("x")
+
+    with pytest.raises(ModelError, match="not of a kind"):
+        opened(path)
+
+
+def test_hub_id_is_never_fetched_unless_asked(monkeypatch):
+    import huggingface_hub
+
+    asked = []
+
+    def download(*args, local_files_only, **how):
+        asked.append(local_files_only)
+        raise FileNotFoundError("not cached")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    with pytest.raises(ModelError, match="local hub cache"):
+        opened("someone/some-model")
+    with pytest.raises(ModelError, match="could not be downloaded"):
+        opened("someone/some-model", options={"download": "true"})
+    assert asked == [True, False]
 
 
 def test_pipe_is_never_opened(tmp_path):

@@ -158,6 +158,9 @@ def _on_meta(kind: Any, config: Any, told: dict[str, Any]) -> nn.Module:
             model = kind._from_config(
                 config, dtype=dtype if isinstance(dtype, torch.dtype) else torch.float32
             )
+        if model._can_set_experts_implementation():
+            # The others look at values to send tokens to experts; the arithmetic is the same.
+            model.set_experts_implementation("batched_mm")
     except Exception as error:
         raise ModelError(f"{kind.__name__} cannot be built: {one_line(error)}.") from error
     return model.eval()  # type: ignore[no-any-return]

@@ -14,7 +14,6 @@ from engine.models.local_import import import_local
 from engine.models.protocol import loaded_from
 from engine.models.source import Loaded, Opening
 from engine.models.trust import code_hash, local_code, require_trust
-from engine.models.weights import load_weights
 from engine.records import ModelReference, content_id
 
 _LOCATION = re.compile(r"(?P<place>.+):(?P<function>[A-Za-z_]\w*)")
@@ -32,7 +31,7 @@ class Python:
         )
 
     def open(self, reference: ModelReference, opening: Opening) -> Loaded:
-        """The model that the function builds, with the reference's weights in it."""
+        """The model that the function builds."""
         place, function = _parted(reference.location)
         file, root = _found(place)
         code = local_code(file, root)
@@ -52,9 +51,6 @@ class Python:
             meta=opening.meta,
         )
         loaded.extra |= {"code": file, "code_files": sorted(code), "code_root": root}
-        if reference.weights is not None:
-            digest = load_weights(loaded.module, Path(reference.weights), meta=opening.meta)
-            loaded.content_hash = content_id(trusted_hash, reference.options, digest)
         return loaded
 
 
