@@ -41,7 +41,7 @@ def quantized(module: nn.Module, *, is_refined: bool = False) -> Int8Linear:
     weight = dense_weight(module)
     scale = weight.abs().amax(dim=1).clamp_min(torch.finfo(torch.float32).tiny) / 127
     levels = torch.round(weight / scale[:, None]).clamp_(-127, 127).to(torch.int8)
-    bias = module.bias
+    bias = module._parameters.get("bias")
     made = Int8Linear(weight.shape[1], weight.shape[0], bias is not None, is_refined)
     made.to(weight.device)
     made.set_weights(levels, scale)
