@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from engine.optimize.graph.decoding import DecoderGraphs
     from engine.optimize.technique import BuildContext
-    from engine.program import Inputs, Program
+    from engine.program import Program
     from engine.records import Machine
 
 _MANY = 1 << 20
@@ -39,7 +39,12 @@ class AotInductor(Runtime):
 
     def prepare(self, program: Program, context: BuildContext) -> Program:
         """Compiles the forward, or prefill and step of a decoder, for any batch and length."""
-        from engine.optimize.graph.calls import CompiledModule, with_flat_cache
+        from engine.optimize.graph.calls import (
+            CompiledModule,
+            NamedCall,
+            compiled_inputs,
+            with_flat_cache,
+        )
         from engine.optimize.graph.decoding import DecoderGraphs
         from engine.program import token_ids
 
@@ -64,13 +69,12 @@ class AotInductor(Runtime):
             )
         else:
             context.progress(0.1, "compiling")
-            exported, freedom = exported_forward(module, context.inputs)
+            names, tensors = compiled_inputs(module, context.inputs, generates=generates)
+            exported, freedom = exported_forward(NamedCall(module, names), tensors)
             notes.append(f"Compiled for {freedom}.")
             run = _loaded(exported, context.cache)
-            named = isinstance(context.inputs, dict)
-            given = () if named else context.inputs
-            _compare(run, module, given, context.inputs if named else {})
-            module = CompiledModule(module, run)
+            _compare(run, NamedCall(module, names), tensors)
+            module = CompiledModule(module, run, names)
         seconds = time.perf_counter() - started
         notes.append(f"Compiled in {seconds:.0f} s.")
         prepared = dataclasses.replace(program, module=module, runtime=self.name, notes=notes)
@@ -117,11 +121,11 @@ def exported_decoder(
         choices.append((shapes, f"up to {most} tokens"))
     module = graphs.functions[name].graph_module()
     with torch.no_grad():
-        return _exported(module, examples, {}, choices)[0]
+        return _exported(module, examples, choices)[0]
 
 
 def exported_forward(
-    module: torch.nn.Module, inputs: Inputs
+    module: torch.nn.Module, tensors: tuple[torch.Tensor, ...]
 ) -> tuple[torch.export.ExportedProgram, str]:
     """A forward as an exported program, and what sizes it takes.
 
@@ -130,37 +134,28 @@ def exported_forward(
     """
     import torch
 
-    args, kwargs = ((), inputs) if isinstance(inputs, dict) else (inputs, {})
-    args, kwargs = _two_of_each(args), _two_of_each(kwargs)
+    several = tuple(torch.cat((each, each)) if _is_single(each) else each for each in tensors)
     auto, named = torch.export.Dim.AUTO, torch.export.Dim("batch", min=1, max=_MANY)
-    settings = getattr(module, "config", None)
-    cached = getattr(settings, "use_cache", None)
-    if cached:
-        settings.use_cache = False  # type: ignore[union-attr]
-    try:
-        choices = [
-            (_all_shapes(args, kwargs, {0: named, 1: auto}), "any batch and length"),
-            (_all_shapes(args, kwargs, {0: auto, 1: auto}), "any batch and length"),
-            (_all_shapes(args, kwargs, {0: auto}), "any batch"),
-        ]
-        with torch.no_grad():
-            return _exported(module, args, kwargs, choices)
-    finally:
-        if cached:
-            settings.use_cache = cached  # type: ignore[union-attr]
+    free = [
+        ({0: named, 1: auto}, "any batch and length"),
+        ({0: auto, 1: auto}, "any batch and length"),
+        ({0: auto}, "any batch"),
+    ]
+    choices: list[tuple[Any, str]] = [((_shapes(several, dims),), words) for dims, words in free]
+    choices.append((None, "these sizes only"))
+    with torch.no_grad():
+        return _exported(module, several, choices)
 
 
 def _exported(
-    module: torch.nn.Module, args: Any, kwargs: Any, choices: Sequence[tuple[Any, str]]
+    module: torch.nn.Module, args: tuple[torch.Tensor, ...], choices: Sequence[tuple[Any, str]]
 ) -> tuple[torch.export.ExportedProgram, str]:
     import torch
 
     failure: Exception | None = None
     for shapes, words in choices:
         try:
-            exported = torch.export.export(
-                module, args, kwargs, dynamic_shapes=shapes, strict=False
-            )
+            exported = torch.export.export(module, args, dynamic_shapes=shapes, strict=False)
             return exported, words
         except Exception as error:
             failure = error
@@ -211,7 +206,7 @@ def _called(loaded: Any, held: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def _compare(
-    run: Callable[..., Any], module: torch.nn.Module, args: Any, kwargs: Any = None
+    run: Callable[..., Any], module: torch.nn.Module, args: tuple[torch.Tensor, ...]
 ) -> None:
     """Compiled code must give what the module gives.
 
@@ -223,8 +218,8 @@ def _compare(
     from engine.program import output_tensors
 
     with torch.no_grad():
-        expected = output_tensors(module(*args, **(kwargs or {})))[0]
-        found = output_tensors(run(*args, **(kwargs or {})))[0]
+        expected = output_tensors(module(*args))[0]
+        found = output_tensors(run(*args))[0]
     error = float((found - expected).float().norm() / expected.float().norm().clamp_min(1e-12))
     tolerance = _TOLERANCE.get(str(expected.dtype), 5e-2)
     if not error <= tolerance:
@@ -275,26 +270,15 @@ def _cache_shape(tensor: torch.Tensor, dim: int, batch: Any, past: Any) -> dict[
     return {dim: past} if merged else {0: batch, dim: past}
 
 
-def _two_of_each(values: Any) -> Any:
-    import torch
-
-    def doubled(value: Any) -> Any:
-        if isinstance(value, torch.Tensor) and value.dim() and value.shape[0] == 1:
-            return torch.cat((value, value))
-        return value
-
-    if isinstance(values, dict):
-        return {name: doubled(value) for name, value in values.items()}
-    return tuple(doubled(value) for value in values)
+def _is_single(tensor: torch.Tensor) -> bool:
+    return tensor.dim() > 0 and tensor.shape[0] == 1
 
 
-def _all_shapes(args: Any, kwargs: Any, dims: dict[int, Any]) -> Any:
-    import torch
+def _shapes(tensors: tuple[torch.Tensor, ...], dims: dict[int, Any]) -> tuple[dict[int, Any], ...]:
+    """For each tensor its free dimensions: the batch, and the length of what holds tokens."""
 
-    def of(value: Any) -> Any:
-        if not isinstance(value, torch.Tensor):
-            return None
+    def of(value: torch.Tensor) -> dict[int, Any]:
         is_tokens = value.dim() == 2 and not value.is_floating_point()
         return {d: each for d, each in dims.items() if d < value.dim() and (d == 0 or is_tokens)}
 
-    return {name: of(value) for name, value in kwargs.items()} if kwargs else tuple(map(of, args))
+    return tuple(map(of, tensors))

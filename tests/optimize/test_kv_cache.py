@@ -196,6 +196,34 @@ class LooksAtLength(nn.Module):
         return x * x * 0.1 * x.shape[1]
 
 
+class Packed(nn.Module):
+    """A layer that holds its weights outside of tensors, as int8 layers do."""
+
+    def __init__(self, source: nn.Linear) -> None:
+        super().__init__()
+        self.in_features, self.out_features = source.in_features, source.out_features
+        self.packed_bytes = {"int8": source.weight.numel()}
+        self.__dict__["hidden"] = copy.deepcopy(source)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.compiler.is_exporting():
+            raise RuntimeError("packed weights cannot be exported")
+        return self.__dict__["hidden"](x)
+
+
+def test_packed_layers_are_called_as_a_whole() -> None:
+    model = tiny.language(tiny.FusedProjection)
+    ids = tiny.prompt(9)
+    expected = model(ids)
+    for name, each in list(model.named_modules()):
+        if isinstance(each, nn.Linear) and name != "head":
+            model.set_submodule(name, Packed(each))
+    graphs = derive_decoder_graphs(model, ids)
+    assert isinstance(model.layers[0].attn.c_attn, Packed)
+    assert graphs.get_submodule("layers.0.attn.c_attn") is model.layers[0].attn.c_attn
+    torch.testing.assert_close(graphs(ids), expected, rtol=1e-4, atol=1e-5)
+
+
 def test_an_answer_that_changes_with_the_length_is_refused() -> None:
     model = tiny.language()
     model.layers.append(tiny.Layer(LooksAtLength()))

@@ -11,7 +11,7 @@ import torch
 
 from engine.errors import StepRefused
 from engine.optimize.technique import BuildContext, technique
-from engine.program import Program, held_bytes
+from engine.program import ExecutionContext, Program, held_bytes
 from engine.runtimes.aot_inductor import decoder_examples, exported_decoder, package_key
 from tests.optimize import tiny_models as tiny
 
@@ -58,3 +58,18 @@ def test_training_is_refused(context: Callable[..., BuildContext]) -> None:
         technique("aot_inductor").apply(
             program, context("aot_inductor", (tiny.prompt(),), "train_step")
         )
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("compiler")
+def test_a_forward_with_named_inputs(context: Callable[..., BuildContext]) -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU()).eval()
+    x = torch.randn(1, 4)
+    program = technique("aot_inductor").apply(
+        Program(copy.deepcopy(model), context=ExecutionContext(gradients=False)),
+        context("aot_inductor", {"input": x}, "forward"),
+    )
+    for inputs in ({"input": x}, (torch.randn(5, 4),)):
+        expected = model(*(inputs.values() if isinstance(inputs, dict) else inputs))
+        torch.testing.assert_close(program.forward(inputs), expected)
+    assert set(dict(program.module.named_parameters())) == {"0.weight", "0.bias"}

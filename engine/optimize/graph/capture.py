@@ -21,6 +21,7 @@ from engine.optimize.graph.nodes import (
     same_shape,
     target_of,
 )
+from engine.optimize.graph.stubs import restore_, stubbed
 from engine.program import Inputs, logits_of, output_tensors
 
 aten = torch.ops.aten
@@ -92,8 +93,10 @@ def capture(module: nn.Module, ids: Tensor, *, max_length: int | None = None) ->
     """
     tokens = min(_EXAMPLE_TOKENS, max_length or _EXAMPLE_TOKENS)
     example = ids[:1, :1].expand(_EXAMPLE_BATCH, tokens).contiguous()
-    exported = export(_LogitsOnly(module), (example,), ((0, 1),))
-    graph, root, users = rebuild(exported, module)
+    with stubbed(module) as packed:
+        exported = export(_LogitsOnly(module), (example,), ((0, 1),))
+        graph, root, users = rebuild(exported, module)
+    restore_(root, packed)
     (ids_node,) = users
     shape = ids_node.meta["val"].shape
     if not isinstance(shape[1], torch.SymInt):
@@ -162,7 +165,10 @@ def capture_operators(module: nn.Module, inputs: Inputs) -> Operators:
     if quiet and isinstance(inputs, dict):
         inputs = {**inputs, "use_cache": False}
     flat = _Flat(module, inputs)
-    return Operators(*rebuild(export(flat, flat.tensors(), None), module))
+    with stubbed(module) as packed:
+        operators = Operators(*rebuild(export(flat, flat.tensors(), None), module))
+    restore_(operators.root, packed)
+    return operators
 
 
 def rebuild(

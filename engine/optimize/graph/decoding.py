@@ -15,6 +15,7 @@ from engine.optimize.graph.codegen import GraphFunction, quickened
 from engine.optimize.graph.incremental import Incremental
 from engine.optimize.graph.nodes import args_of, is_boundary
 from engine.optimize.graph.positions import longest
+from engine.optimize.graph.stubs import packed_layers
 from engine.program import Inputs, logits_of, token_ids
 
 aten = torch.ops.aten
@@ -224,6 +225,8 @@ def prove(graphs: DecoderGraphs, module: nn.Module, ids: Tensor, *, seed: int) -
         StepRefused: it is above 1e-4, or not a number.
     """
     generator = torch.Generator().manual_seed(seed)
+    # Packed layers round a row on its own otherwise than among others.
+    loose = bool(packed_layers(module))
     highest = int(ids.max()) + 1
     worst = 0.0
     config = getattr(module, "config", None)
@@ -236,16 +239,18 @@ def prove(graphs: DecoderGraphs, module: nn.Module, ids: Tensor, *, seed: int) -
             sample = torch.randint(max(highest, vocabulary), (batch, length), generator=generator)
             sample = (sample % vocabulary).to(ids)
             expected = logits_of(module(sample, **options))
-            worst = max(worst, _error(graphs(sample), expected, "the whole forward"))
+            worst = max(worst, _error(graphs(sample), expected, "the whole forward", loose))
             logits, *cache = graphs.prefill(sample[:, :prompt])
             early = logits_of(module(sample[:, :prompt], **options))[:, -1]
             _error(
                 early,
                 expected[:, prompt - 1],
                 "earlier logits change with later tokens: not causal",
+                loose,
             )
             for position in range(prompt, length + 1):
-                found = _error(logits, expected[:, position - 1], f"the step at token {position}")
+                where = f"the step at token {position}"
+                found = _error(logits, expected[:, position - 1], where, loose)
                 worst = max(worst, found)
                 if position < length:
                     logits, *cache = graphs.step(sample[:, position : position + 1], *cache)
@@ -260,10 +265,10 @@ def _proof_sizes(longest: int | None) -> list[tuple[int, int, int]]:
     return fitting or [(1, 1, longest or 1)]
 
 
-def _error(found: Tensor, expected: Tensor, where: str) -> float:
+def _error(found: Tensor, expected: Tensor, where: str, loose: bool) -> float:
     if not torch.isfinite(expected).all():
         raise StepRefused("The model's own logits are NaN or Inf on random prompts.")
     error = float((found - expected).float().norm() / expected.float().norm().clamp_min(1e-12))
-    if not error <= _TOLERANCE.get(expected.dtype, _ROUNDED):
+    if not error <= (_ROUNDED if loose else _TOLERANCE.get(expected.dtype, _ROUNDED)):
         raise StepRefused(f"A cache would change the answer: {where} (relative error {error:.2g}).")
     return error
