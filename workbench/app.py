@@ -18,6 +18,7 @@ st.logo(str(_ASSETS / "logo.svg"), icon_image=str(_ASSETS / "icon.svg"), size="l
 layout.style()
 chosen = st.navigation(navigation.grouped_pages())
 session.keep_address()
+navigation.leave_open(chosen)
 sidebar.show()
 tour.show(chosen.url_path or "open")
 chosen.run()

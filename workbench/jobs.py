@@ -173,7 +173,7 @@ def _sidebar_jobs() -> None:
             here.jobs.remove(status.id)
             here.ended = status.id
             _take_up(status)
-        st.rerun()
+        st.rerun(scope="app")
 
 
 def _job_card(job: str) -> None:
@@ -219,6 +219,12 @@ def _take_up(status: JobStatus) -> None:
     session.keep_address()
 
 
+def _take_profile(found: Profile) -> None:
+    session.choose_study(found.study.id)
+    has_run = found.latency_ms is not None
+    session.current().leave_open_for = "runtime" if has_run else "structure"
+
+
 def _take_comparison(found: Comparison) -> None:
     session.choose_study(found.study.id)
     session.current().comparison = found.id
@@ -226,7 +232,7 @@ def _take_comparison(found: Comparison) -> None:
 
 _RESULTS: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
     "open": (Study, lambda found: session.choose_study(found.id)),
-    "profile": (Profile, lambda found: session.choose_study(found.study.id)),
+    "profile": (Profile, _take_profile),
     "optimize": (Comparison, _take_comparison),
     "compare": (Comparison, _take_comparison),
     "export": (Artifact, lambda found: None),

@@ -21,6 +21,7 @@ header[data-testid="stHeader"] {background: transparent; height: 2.2rem;}
   line-height: 1.3;}
 [data-testid="stMetricLabel"] {opacity: .8;}
 [data-testid="stMetric"] {height: 100%;}
+[data-testid="stHeaderActionElements"] {display: none;}
 h1 {letter-spacing: -.015em; padding-bottom: .1rem !important;}
 .st-key-page_header {padding-bottom: .6rem;}
 .st-key-empty_state {padding: 3.2rem 1rem; text-align: center;}

@@ -62,6 +62,15 @@ def go(name: str) -> None:
     st.switch_page(page(name), query_params=address())
 
 
+def leave_open(shown: StreamlitPage) -> None:
+    """Goes on from the Open page to what a model that has just been opened has to show."""
+    from workbench.session import current
+
+    following, current().leave_open_for = current().leave_open_for, None
+    if following is not None and shown == page(PAGES[0].name):
+        go(following)
+
+
 def link(name: str, label: str, *, icon: str | None = None) -> None:
     """A link to a page that keeps the study and the comparison."""
     from workbench.session import address

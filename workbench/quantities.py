@@ -43,6 +43,11 @@ def seconds_text(seconds: float | None) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def time_scale(longest_ms: float) -> tuple[float, str]:
+    """What milliseconds are divided by for an axis, and the unit that they then have."""
+    return (1e3, "s") if longest_ms >= 10_000 else (1.0, "ms")
+
+
 def count_text(number: float | None, unit: str = "") -> str:
     """A count with a prefix: `1.05 M`, `11.4 GFLOP`."""
     if number is None:

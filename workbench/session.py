@@ -39,6 +39,7 @@ class Session:
         ended: the job that this tab saw end last, for the pages to tell of.
         tour: whether the tour's steps are shown.
         asked: the request that waits for the person's trust.
+        leave_open_for: the page that follows the Open page once a model has been opened.
     """
 
     study: str | None = None
@@ -47,6 +48,7 @@ class Session:
     ended: str | None = None
     tour: bool = False
     asked: StudyRequest | None = None
+    leave_open_for: str | None = None
 
 
 @st.cache_resource

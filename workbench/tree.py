@@ -11,6 +11,8 @@ from engine.records import ModuleProfile
 from workbench import charts
 
 MOST_NODES = 450
+# What profiles call the module that holds all the others.
+ROOT = "(model)"
 _SCALES = {
     False: ["#eef0fb", "#c7cbf7", "#8f93f1", "#5a55e6", "#3a2fb8"],
     True: ["#20253a", "#343a72", "#4e4fae", "#7578e6", "#a9aefc"],
@@ -38,9 +40,9 @@ def module_tree(
     The smallest subtrees are left out until at most 450 nodes remain; a parent's size is at least
     the sum of its children's, so that nothing is drawn larger than its parent.
     """
-    sizes = {each.name: max(0.0, size(each)) for each in modules}
+    sizes = {_path(each): max(0.0, size(each)) for each in modules}
     sizes.setdefault("", 0.0)
-    known = {each.name: each for each in modules}
+    known = {_path(each): each for each in modules}
     parents = {name: _parent(name, sizes) for name in sizes if name}
     for name in sorted(parents, key=lambda each: -each.count(".")):
         below = sum(sizes[each] for each, above in parents.items() if above == name)
@@ -98,6 +100,15 @@ def icicle(nodes: list[Node], *, root: str, unit: str, colour_unit: str) -> go.F
     )  # fmt: skip
     chart.update_layout(margin={"l": 0, "r": 0, "t": 4, "b": 4})
     return chart
+
+
+def is_root(module: ModuleProfile) -> bool:
+    """Whether a module is the whole model."""
+    return module.name in ("", ROOT)
+
+
+def _path(module: ModuleProfile) -> str:
+    return "" if is_root(module) else module.name
 
 
 def _label(node: Node) -> str:

@@ -196,6 +196,7 @@ def test_code_that_is_not_trusted_asks_and_names_its_hash(
     assert app.button(key="trust_open").disabled
     # A dialog closes with each full run of the page, which a test always makes.
     app.checkbox(key="trust_read").check()
+    app.button(key="trust_review").click().run()
     app.button(key="trust_open").click()
     app.button(key="trust_review").click().run()
     assert told.arguments["job1"]["request"]["trust"] is True

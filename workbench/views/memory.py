@@ -22,24 +22,30 @@ def figures(profile: Profile) -> None:
     measured, predicted = profile.memory, profile.predicted_memory
     best = measured or predicted
     peak = measured.peak_tensor_bytes if measured else None
-    off = None
-    if measured and predicted and measured.peak_tensor_bytes:
-        off = predicted.peak_tensor_bytes / measured.peak_tensor_bytes - 1
-    layout.figures(
-        [
-            Figure("Peak tensor memory", bytes_text(peak),
-                   help="Weights, activations and cache as the allocator sees them."),
-            Figure("Predicted", bytes_text(predicted.peak_tensor_bytes if predicted else None),
-                   change=f"{100 * off:+.1f} %" if off is not None else None,
-                   words="against measured" if off is not None else None),
-            Figure("Peak process memory",
-                   bytes_text(measured.peak_process_bytes if measured else None),
+    row = [
+        Figure("Peak tensor memory", bytes_text(peak),
+               help="Weights, activations and cache as the allocator sees them."),
+    ]  # fmt: skip
+    if predicted is not None:
+        change = None
+        if measured and measured.peak_tensor_bytes:
+            off = predicted.peak_tensor_bytes / measured.peak_tensor_bytes - 1
+            change = f"{100 * off:+.1f} %"
+        row.append(
+            Figure("Predicted", bytes_text(predicted.peak_tensor_bytes), change,
+                   words="against measured" if change else None)
+        )  # fmt: skip
+    if measured is not None and measured.peak_process_bytes is not None:
+        row.append(
+            Figure("Peak process memory", bytes_text(measured.peak_process_bytes),
                    help="Resident, Python and libraries included, from a process that does"
-                   " nothing else."),
-            Figure("Weights", bytes_text(best.weights_bytes if best else None)),
-            Figure("Memory of this machine", bytes_text(profile.study.machine.memory_bytes)),
-        ]
-    )  # fmt: skip
+                   " nothing else.")
+        )  # fmt: skip
+    row += [
+        Figure("Weights", bytes_text(best.weights_bytes if best else None)),
+        Figure("Memory of this machine", bytes_text(profile.study.machine.memory_bytes)),
+    ]
+    layout.figures(row)
 
 
 def ledger(profile: Profile) -> None:

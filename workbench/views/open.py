@@ -31,8 +31,15 @@ def samples() -> None:
         )  # fmt: skip
         return
     is_busy = bool(session.current().jobs)
-    for column, card in zip(st.columns(len(cards)), cards, strict=True):
-        with column.container(border=True, height="stretch", key=f"sample_{card.name}"):
+    # The trained language model leads: it shows the most of what this app is for.
+    ordered = sorted(
+        cards, key=lambda each: (each.metric != "perplexity", each.metric == "fidelity")
+    )
+    for column, card in zip(st.columns(len(cards)), ordered, strict=True):
+        with column.container(
+            border=True, height="stretch", key=f"sample_{card.name}",
+            vertical_alignment="distribute",
+        ):  # fmt: skip
             _sample(card, is_busy)
 
 
@@ -72,9 +79,11 @@ def recent() -> None:
     if not found:
         st.caption("Nothing yet: what you open stands here, also after a restart.")
     for study in found:
-        with st.container(horizontal=True, vertical_alignment="center"):
-            st.markdown(f"**{study.model.name}** · {layout.workload_words(study)}", width="stretch")
-            st.caption(ago_text(study.created), width="content")
+        with st.container(horizontal=True, vertical_alignment="center", wrap=False):
+            st.markdown(
+                f"**{study.model.name}** :gray[{ago_text(study.created)}]  \n"
+                f":small[{layout.workload_words(study)}]", width="stretch",
+            )  # fmt: skip
             if st.button("Open", key=f"recent_{study.id}"):
                 session.choose_study(study.id)
                 navigation.go("runtime")
@@ -102,16 +111,16 @@ def machine_card(machine: Machine) -> None:
 
 
 def _sample(card: SampleCard, is_busy: bool) -> None:
-    st.markdown(f"##### {card.title}")
-    facts = [card.task, count_text(card.parameters) + " parameters" if card.parameters else ""]
-    st.caption(" · ".join(each for each in facts if each))
-    st.markdown(card.description)
-    with st.container(horizontal=True, gap="xsmall"):
+    with st.container():
+        st.markdown(f"##### {card.title}")
+        facts = [card.task.replace("-", " "),
+                 f"{count_text(card.parameters)} parameters" if card.parameters else "",
+                 bytes_text(card.size_bytes) if card.size_bytes else ""]  # fmt: skip
+        st.caption(" · ".join(each for each in facts if each))
+        st.markdown(card.description)
         if card.metric:
             st.badge(_metric(card), icon=":material/target:", color="green")
-        if card.size_bytes:
-            st.badge(bytes_text(card.size_bytes), color="gray")
-    options = _sample_options(card)
+        options = _sample_options(card)
     reason = "A job is under way: it stands in the sidebar." if is_busy else None
     with st.container(horizontal=True):
         if st.button(
@@ -130,6 +139,8 @@ def _sample(card: SampleCard, is_busy: bool) -> None:
 def _metric(card: SampleCard) -> str:
     value = card.values.get("metric_value", card.values.get("value"))
     metric = str(card.metric).replace("_", " ")
+    if card.metric == "fidelity":
+        return "fidelity to itself"
     return f"{metric} {value:.4g}" if isinstance(value, int | float) else metric
 
 
@@ -141,9 +152,13 @@ def _sample_options(card: SampleCard) -> dict[str, Any]:
             chosen[name] = st.segmented_control(
                 name.replace("_", " ").capitalize(), choices,
                 default=told.get("default", choices[0]), required=True,
-                key=f"option_{card.name}_{name}", help=told.get("help"),
+                key=f"option_{card.name}_{name}", help=told.get("help"), format_func=_short,
             )  # fmt: skip
     return chosen
+
+
+def _short(choice: Any) -> str:
+    return count_text(choice) if isinstance(choice, int) else str(choice)
 
 
 def _open_sample(card: SampleCard, options: dict[str, Any]) -> None:

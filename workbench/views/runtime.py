@@ -11,10 +11,11 @@ import streamlit as st
 from engine.records import ModuleProfile, Profile
 from workbench import charts, layout, tables, tree
 from workbench.layout import Figure
-from workbench.quantities import bytes_text, count_text, digits, ms_text, percent_text
+from workbench.quantities import bytes_text, count_text, digits, ms_text, percent_text, time_scale
 
 _LARGEST_DOWNLOAD = 200 << 20
 OUTSIDE = "outside modules"
+_BARS = 7
 
 
 def figures(profile: Profile) -> None:
@@ -207,24 +208,41 @@ def trace(profile: Profile) -> None:
 
 
 def _breakdown(profile: Profile) -> None:
-    shares = sorted(profile.step_breakdown, key=lambda each: -each.time_ms)
-    with layout.card("Where the time went"):
-        if not shares:
-            st.caption("The trace holds no parts.")
+    times = _time_by_type(profile)
+    with layout.card("Where the time went", "Self time by the type of module", stretch=True):
+        if not times:
+            st.caption("The trace holds no times.")
             return
-        whole = sum(each.time_ms for each in shares) or 1.0
+        whole = sum(times.values()) or 1.0
+        names = sorted(times, key=lambda each: -times[each])[:_BARS]
+        scale, unit = time_scale(times[names[0]])
         chart = charts.bars(
-            [each.name for each in shares], [each.time_ms for each in shares],
-            [f"{ms_text(each.time_ms)} · {percent_text(each.time_ms / whole)}" for each in shares],
-            unit="time in the traced run (ms)", height=280,
+            names, [times[each] / scale for each in names],
+            [f"{ms_text(times[each])} · {percent_text(times[each] / whole)}" for each in names],
+            unit=f"time in the traced run ({unit})", height=300,
         )  # fmt: skip
-        chart.update_xaxes(range=[0, 1.45 * shares[0].time_ms])
-        words = f"{shares[0].name} takes {percent_text(shares[0].time_ms / whole)} of the run."
-        decode = profile.phases_ms.get("decode")
-        prefill = profile.phases_ms.get("prefill")
+        chart.update_xaxes(range=[0, 1.5 * times[names[0]] / scale])
+        words = f"{names[0]}: {percent_text(times[names[0]] / whole)} of the run."
+        decode, prefill = profile.phases_ms.get("decode"), profile.phases_ms.get("prefill")
         if decode and prefill:
-            words += f" The prompt costs {ms_text(prefill)}, all further tokens {ms_text(decode)}."
+            words += (
+                f" In the trace the prompt costs {ms_text(prefill)},"
+                f" all further tokens {ms_text(decode)}."
+            )
+        shares = [f"{each.name} {ms_text(each.time_ms)}" for each in profile.step_breakdown]
+        words += f" By part: {', '.join(shares)}." if shares else ""
         charts.show(chart, words, key="runtime_breakdown")
+
+
+def _time_by_type(profile: Profile) -> dict[str, float]:
+    """Self time summed by the type of module; with what stands outside, it adds up to the run."""
+    times: dict[str, float] = {}
+    for each in profile.modules:
+        if each.self_time_ms:
+            times[each.type] = times.get(each.type, 0.0) + each.self_time_ms
+    if times and profile.outside_modules_ms:
+        times[OUTSIDE] = profile.outside_modules_ms
+    return times
 
 
 def _top_operators(profile: Profile) -> None:
@@ -233,21 +251,23 @@ def _top_operators(profile: Profile) -> None:
     for each in profile.operators:
         totals[each.name] = totals.get(each.name, 0.0) + (each.self_time_ms or 0.0)
         calls[each.name] = calls.get(each.name, 0) + each.calls
-    names = sorted(totals, key=lambda each: -totals[each])[:7]
-    with layout.card("Operators that take the most time"):
+    names = sorted(totals, key=lambda each: -totals[each])[:_BARS]
+    with layout.card("Operators that take the most time", "Self time, calls in one run",
+                     stretch=True):  # fmt: skip
         if not names:
             st.caption("The trace holds no operators.")
             return
+        scale, unit = time_scale(totals[names[0]])
         chart = charts.bars(
-            names, [totals[each] for each in names],
+            names, [totals[each] / scale for each in names],
             [f"{ms_text(totals[each])} · {calls[each]:,}×" for each in names],
-            unit="self time (ms)", colours=charts.PALETTE[5], height=280,
+            unit=f"self time ({unit})", colours=charts.PALETTE[5], height=300,
         )  # fmt: skip
-        chart.update_xaxes(range=[0, 1.45 * totals[names[0]]])
-        each_us = 1e3 * totals[names[0]] / max(1, calls[names[0]])
+        chart.update_xaxes(range=[0, 1.5 * totals[names[0]] / scale])
+        per_call = totals[names[0]] / max(1, calls[names[0]])
         charts.show(
             chart,
-            f"{names[0]} is called {calls[names[0]]:,} times, {digits(each_us)} µs each;"
+            f"{names[0]} is called {calls[names[0]]:,} times, {ms_text(per_call)} each;"
             f" {sum(calls.values()):,} operator calls make up one run.",
             key="runtime_top",
         )

@@ -178,5 +178,5 @@ def _gflops(each: OperatorProfile) -> float:
 
 
 def _leaves(modules: tuple[ModuleProfile, ...]) -> list[ModuleProfile]:
-    inner = {each.name.rpartition(".")[0] for each in modules if each.name}
-    return [each for each in modules if each.name not in inner and each.name]
+    inner = {each.name.rpartition(".")[0] for each in modules}
+    return [each for each in modules if each.name not in inner and not tree.is_root(each)]

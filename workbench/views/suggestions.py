@@ -9,7 +9,7 @@ import streamlit as st
 from engine.optimize.recipe import recipe_text
 from engine.records import Evidence, Recipe, Suggestion
 from workbench import navigation, session
-from workbench.quantities import bytes_text, count_text, digits, range_text
+from workbench.quantities import bytes_text, count_text, digits, ms_text, range_text
 
 RISK_COLOURS = {"none": "green", "low": "blue", "medium": "orange", "high": "red"}
 _MODULES_SHOWN = 4
@@ -84,7 +84,7 @@ def _evidence(found: Sequence[Evidence]) -> None:
         shown = ", ".join(f"`{name}`" for name in each.modules[:_MODULES_SHOWN])
         more = len(each.modules) - _MODULES_SHOWN
         where = f" in {shown}" + (f" and {more} more" if more > 0 else "") if shown else ""
-        st.markdown(f":material/analytics: {each.label}: **{_value(each)}**{where}")
+        st.markdown(f":gray[:material/analytics:] {each.label}: **{_value(each)}**{where}")
 
 
 def _value(each: Evidence) -> str:
@@ -92,6 +92,8 @@ def _value(each: Evidence) -> str:
         return bytes_text(each.value)
     if each.unit in ("FLOP", "FLOPs"):
         return count_text(each.value, "FLOP")
+    if each.unit == "ms":
+        return ms_text(each.value)
     if each.unit == "share":
         return f"{digits(100 * each.value)} %"
     return f"{digits(each.value)} {each.unit}"
