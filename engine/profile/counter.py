@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from engine.profile.attribution import ModuleStack
 from engine.profile.formulas import (
@@ -86,7 +85,7 @@ class LiveBytes:
         self._seen[key] = weakref.ref(storage, free)
 
 
-class OperatorCounter(TorchDispatchMode):
+class OperatorCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Fills `rows` with every operator that runs inside it.
 
     Args:
@@ -104,7 +103,7 @@ class OperatorCounter(TorchDispatchMode):
         *,
         phase: str = "forward",
     ) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.stack = stack
         self.phase = phase
         self.rows: dict[Key, Row] = defaultdict(Row)
@@ -141,8 +140,8 @@ class OperatorCounter(TorchDispatchMode):
         return out
 
     def _note(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-        inputs = [each for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor)]
-        outputs = [each for each in tree_leaves(out) if isinstance(each, Tensor)]
+        inputs = _tensors((args, *kwargs.values()))
+        outputs = _tensors(out)
         for each in outputs:
             self.memory.see(each)
         name = f"{func.namespace}::{func.overloadpacket.__name__}"
@@ -170,6 +169,15 @@ class OperatorCounter(TorchDispatchMode):
         if moved > row.largest:
             row.largest = moved
             row.shapes = str([list(each.shape) for each in inputs])
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    # Operators take and give tensors and flat sequences of them: a full tree walk costs more.
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, list | tuple):
+        return [found for each in value for found in _tensors(each)]
+    return []
 
 
 def _dtype(inputs: list[Tensor], outputs: list[Tensor]) -> str:

@@ -78,6 +78,7 @@ def count(program: Program, workload: Workload, inputs: Inputs) -> Counts:
     them. A model whose code needs values (data-dependent control flow, packed weights) is counted
     where it is, by running it once, and `warnings` says so.
     """
+    gc.collect()  # what dies in mid-run must not be left over from before
     try:
         tally = _tally_on_meta(program, workload, inputs)
     except Exception as error:  # whatever a model's own code raises without values
@@ -104,7 +105,8 @@ def _tally(program: Program, workload: Workload, inputs: Inputs) -> Tally:
         result = run_workload(watched, workload, inputs, phase=counter.entered)
     cache = 0
     if isinstance(watched.decoder, PhasedDecoder) and watched.decoder.keeps_cache:
-        cache = sum(each.untyped_storage().nbytes() for each in state_tensors(watched.decoder.state))
+        held = state_tensors(watched.decoder.state)
+        cache = sum(each.untyped_storage().nbytes() for each in held)
     return Tally(
         counter.rows, counter.stack.calls, counter.memory.peak, cache, returned_bytes(result)
     )
@@ -114,9 +116,7 @@ def _tally_long(program: Program, workload: Workload, inputs: Inputs) -> Tally:
     found = count_long_generation(program, workload, inputs, counting)
     if found is None:
         return _tally(program, workload, inputs)
-    return Tally(
-        found.rows, found.calls, found.peak_bytes, found.cache_bytes, found.returned_bytes
-    )
+    return Tally(found.rows, found.calls, found.peak_bytes, found.cache_bytes, found.returned_bytes)
 
 
 @contextlib.contextmanager
@@ -138,7 +138,6 @@ def counting(
         tensors,
         phase="decode" if generates else "forward",
     )
-    gc.collect()  # what dies in mid-run must not be left over from before
     with module_hooks(module, counter.stack.enter, counter.stack.leave), counter:
         yield counter
 

@@ -2,13 +2,13 @@
 
 What a step costs is a polynomial of degree two at most in the tokens before it: products with
 weights are linear in the rows, attention is quadratic, the rest constant. So the counts of three
-steps give those of all, as integers. Three more steps check it; where one of them differs (a window,
-a padding to blocks), every step is run.
+steps give those of all, as integers. Three more steps check it; where one of them differs (a
+window, a padding to blocks), every step is run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -53,7 +53,7 @@ def sum_over_steps(
             curve = _curve([(at, getattr(each.rows[key], name)) for at, each in samples])
             if curve is None:
                 return None
-            setattr(row, name, sum(curve(at) for at in range(1, steps + 1)))
+            setattr(row, name, curve.total(steps))
         total[key] = row
     peaks = _curve([(at, each.peak_bytes) for at, each in samples])
     leaves = _curve([(at, each.left_bytes) for at, each in samples])
@@ -61,25 +61,35 @@ def sum_over_steps(
         return None
     peak = live = 0
     for at in range(1, steps + 1):
-        peak = max(peak, live + peaks(at))
-        live += leaves(at)
+        peak = max(peak, live + peaks.at(at))
+        live += leaves.at(at)
     return total, peak, live
 
 
-def _curve(points: Sequence[tuple[int, int]]) -> Callable[[int], int] | None:
+@dataclass(frozen=True)
+class _Curve:
+    """A polynomial a*n^2 + b*n + c."""
+
+    a: Fraction
+    b: Fraction
+    c: Fraction
+
+    def at(self, n: int) -> int:
+        return int(self.a * n * n + self.b * n + self.c)
+
+    def total(self, n: int) -> int:
+        """The sum of its values at 1..n."""
+        squares = Fraction(n * (n + 1) * (2 * n + 1), 6)
+        return int(self.a * squares + self.b * Fraction(n * (n + 1), 2) + self.c * n)
+
+
+def _curve(points: Sequence[tuple[int, int]]) -> _Curve | None:
     """The polynomial through the first three points, if it passes through the others."""
-    fitted = points[:_FITTED]
-
-    def value(at: int) -> Fraction:
-        found = Fraction(0)
-        for here, height in fitted:
-            term = Fraction(height)
-            for other, _ in fitted:
-                if other != here:
-                    term *= Fraction(at - other, here - other)
-            found += term
-        return found
-
-    if any(value(at) != height for at, height in points[_FITTED:]):
+    (x0, y0), (x1, y1), (x2, y2) = points[:_FITTED]
+    slope = Fraction(y1 - y0, x1 - x0)
+    a = (Fraction(y2 - y0, x2 - x0) - slope) / (x2 - x1)
+    b = slope - a * (x0 + x1)
+    c = y0 - slope * x0 + a * x0 * x1
+    if any(a * x * x + b * x + c != y for x, y in points[_FITTED:]):
         return None
-    return lambda at: int(value(at))
+    return _Curve(a, b, c)

@@ -1,4 +1,4 @@
-"""Latency of one run of a workload, in a run of its own without the profiler."""
+"""Latency of one run of a workload, in runs of their own without the profiler."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 
-from engine.profile.execution import run_workload
+from engine.profile.execution import run_workload, synchronize
 from engine.program import Inputs, Program
 from engine.records import LatencySummary, Workload
 
@@ -20,19 +20,25 @@ def measure_latency(
 ) -> LatencySummary:
     """Median, p95 and raw samples in milliseconds, after a warm-up run.
 
-    A profile's latency is for orientation; differences between variants come from a comparison.
+    At least 3 samples where a run takes no longer than the budget, else one. A profile's latency is
+    for orientation: differences between variants come from a comparison.
     """
-    run_workload(program, workload, inputs)
+    longest = _timed_ms(program, workload, inputs)
+    enough = _MIN_SAMPLES if longest <= 1e3 * budget_seconds else 1
     samples: list[float] = []
     began = time.perf_counter()
-    while len(samples) < _MIN_SAMPLES or (
+    while len(samples) < enough or (
         time.perf_counter() - began < budget_seconds and len(samples) < _MAX_SAMPLES
     ):
-        gc.collect()
-        start = time.perf_counter()
-        run_workload(program, workload, inputs)
-        samples.append(1e3 * (time.perf_counter() - start))
-        if time.perf_counter() - began > 10 * budget_seconds:
-            break
+        samples.append(_timed_ms(program, workload, inputs))
     median, p95 = np.percentile(samples, [50, 95])
     return LatencySummary(float(median), float(p95), tuple(samples))
+
+
+def _timed_ms(program: Program, workload: Workload, inputs: Inputs) -> float:
+    gc.collect()
+    synchronize(program.context.device)
+    start = time.perf_counter()
+    run_workload(program, workload, inputs)
+    synchronize(program.context.device)
+    return 1e3 * (time.perf_counter() - start)

@@ -49,7 +49,8 @@ class OnMeta(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         given = dict(kwargs or {})
-        if given.get("device") is not None:
+        is_scalar = func is torch.tensor and isinstance(args[0], int | float)  # may meet any device
+        if given.get("device") is not None and not is_scalar:
             given["device"] = "meta"
         if func is functional.scaled_dot_product_attention and self.device == "cpu":
             return _attention_of_cpu(*args, **given)
@@ -70,9 +71,8 @@ def _attention_of_cpu(
     given: dict[str, Any] = {"scale": scale}
     likes = [torch.empty(each.shape, dtype=each.dtype) for each in (query, key, value)]
     mask = None if attn_mask is None else torch.empty(attn_mask.shape, dtype=attn_mask.dtype)
-    chosen = torch._fused_sdp_choice(
-        *likes, mask, dropout_p, is_causal, enable_gqa=enable_gqa, **given
-    )
+    choice: Any = torch._fused_sdp_choice  # private: which kernel torch takes on this device
+    chosen = choice(*likes, mask, dropout_p, is_causal, enable_gqa=enable_gqa, **given)
     if chosen != _FLASH or query.device.type != "meta":
         return functional.scaled_dot_product_attention(
             query, key, value, attn_mask, dropout_p, is_causal, enable_gqa=enable_gqa, **given

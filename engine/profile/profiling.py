@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import shutil
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-
-from engine.errors import NumericalFailure
 from engine.models.opened import OpenedModel
 from engine.profile.counting import Counts, count
-from engine.profile.execution import run_workload
 from engine.profile.latency import measure_latency
 from engine.profile.memory import measure_memory
 from engine.profile.sampling import sampled_usage
-from engine.profile.trace_reading import Trace, read_trace
+from engine.profile.soundness import refuse_bad_numbers
+from engine.profile.trace_reading import OperatorTime, Trace, read_trace
 from engine.profile.tracing import trace_run
-from engine.program import Generation, Program, logits_of
-from engine.records import ModuleProfile, OperatorProfile, Profile, Study, Workload, replace
-
-# A trace costs about 5 microseconds and 300 bytes an event; more than this is not worth the wait.
-_MAX_TRACED_CALLS = 300_000
+from engine.records import ModuleProfile, OperatorProfile, Profile, Study, replace
 
 
 def profile_model(
@@ -42,7 +36,7 @@ def profile_model(
         progress: called with a fraction 0 to 1 and a few words.
 
     Raises:
-        NumericalFailure: the model's outputs are NaN or Inf.
+        NumericalFailure: the model's outputs are NaN or Inf; the message names where it began.
     """
     program, workload, inputs = opened.program, opened.workload, opened.inputs
     progress(0.0, "Counting FLOPs and bytes")
@@ -53,98 +47,86 @@ def profile_model(
         operators=counts.operators,
         totals=counts.totals,
         not_counted=counts.not_counted,
+        predicted_memory=counts.memory,
         warnings=counts.warnings,
     )
     if not runtime:
         return profile
     progress(0.2, "Running it once")
-    _refuse_bad_numbers(program, workload, opened)
-    progress(0.3, "Measuring latency")
+    refuse_bad_numbers(program, workload, inputs, opened.summary.name)
     with sampled_usage() as usage:
+        progress(0.3, "Measuring latency")
         latency = measure_latency(program, workload, inputs)
         progress(0.5, "Tracing one run")
         shutil.rmtree(folder, ignore_errors=True)
-        traced, note = _affordable(workload, counts)
-        path = trace_run(program, traced, inputs, folder)
-    progress(0.7, "Reading the trace")
-    trace = read_trace(path)
-    scale = latency.median / max(trace.run_ms, 1e-9) if traced != workload else 1.0
-    progress(0.85, "Measuring memory")
-    memory = measure_memory(program, traced, inputs)
+        calls = sum(each.calls for each in counts.operators)
+        traced = trace_run(program, workload, inputs, folder, calls=calls)
+        progress(0.7, "Measuring memory")
+        memory = measure_memory(program, workload, inputs)
+    progress(0.85, "Reading the trace")
+    trace = read_trace(traced.path, weights=traced.weights)
     return replace(
-        profile,
-        modules=tuple(_timed(each, trace, scale) for each in counts.modules),
-        operators=_merged(counts.operators, trace, scale),
-        totals=replace(counts.totals, time_ms=trace.run_ms * scale),
+        with_times(profile, counts, trace),
         latency_ms=latency,
-        phases_ms={name: ms * scale for name, ms in trace.phases_ms.items()},
-        traced_time_ms=trace.run_ms * scale,
-        outside_modules_ms=trace.outside_modules_ms * scale,
-        step_breakdown=tuple(replace(each, time_ms=each.time_ms * scale) for each in trace.shares),
         memory=memory,
         usage=tuple(usage),
         trace_folder=str(folder),
-        trace_file=str(path),
-        warnings=(*counts.warnings, *note),
+        trace_file=str(traced.path),
+        warnings=(*counts.warnings, *traced.notes),
     )
 
 
-def _refuse_bad_numbers(program: Program, workload: Workload, opened: OpenedModel) -> None:
-    short = replace(workload, new_tokens=1) if workload.kind == "generate" else workload
-    result = run_workload(program, short, opened.inputs)
-    logits = result.logits if isinstance(result, Generation) else logits_of(result)
-    if not torch.isfinite(logits).all():
-        raise NumericalFailure(
-            f"{opened.summary.name} gives NaN or Inf on its workload: there is nothing to profile.",
-            hint="Check the weights, and the inputs that the workload is made of.",
-        )
-
-
-def _affordable(workload: Workload, counts: Counts) -> tuple[Workload, tuple[str, ...]]:
-    calls = sum(each.calls for each in counts.operators)
-    if workload.kind != "generate" or calls <= _MAX_TRACED_CALLS:
-        return workload, ()
-    wanted = workload.new_tokens or 1
-    fewer = max(2, int(wanted * _MAX_TRACED_CALLS / calls))
-    note = (
-        f"The trace holds {fewer} of {wanted} new tokens; its times are scaled to the whole run's"
-        " latency. Operators that grow with the prefix weigh too little in it."
+def with_times(profile: Profile, counts: Counts, trace: Trace) -> Profile:
+    """The profile with the times of a trace in its modules and operators."""
+    return replace(
+        profile,
+        modules=tuple(_timed(each, trace) for each in counts.modules),
+        operators=merged(counts.operators, trace),
+        totals=replace(counts.totals, time_ms=trace.run_ms),
+        phases_ms=dict(trace.phases_ms),
+        traced_time_ms=trace.run_ms,
+        outside_modules_ms=trace.outside_modules_ms,
+        step_breakdown=trace.shares,
     )
-    return replace(workload, new_tokens=fewer), (note,)
 
 
-def _timed(module: ModuleProfile, trace: Trace, scale: float) -> ModuleProfile:
+def merged(counted: tuple[OperatorProfile, ...], trace: Trace) -> tuple[OperatorProfile, ...]:
+    """Counted rows with their times, the slowest first.
+
+    Where one operator of a module and phase was counted in several number formats, its time is
+    shared out by calls. An operator of the trace that was not counted gets a row of its own: one
+    that only calls others (aten::linear calls aten::addmm), or another kernel on the real device.
+    """
+    groups: dict[tuple[str, str, str], list[OperatorProfile]] = defaultdict(list)
+    for each in counted:
+        groups[(each.name, each.module, each.phase)].append(each)
+    rows: list[OperatorProfile] = []
+    for key, group in groups.items():
+        time = trace.operators.get(key, OperatorTime())
+        calls = sum(each.calls for each in group) or 1
+        rows += [_with_time(each, time, each.calls / calls) for each in group]
+    for key, time in trace.operators.items():
+        if key not in groups:
+            name, module, phase = key
+            empty = OperatorProfile(
+                name=name, module=module, phase=phase, shapes=time.shapes, dtype="",
+                calls=round(time.calls), flops=0, moved_bytes=0, weight_bytes=0,
+            )  # fmt: skip
+            rows.append(_with_time(empty, time, 1.0))
+    return tuple(sorted(rows, key=lambda row: -(row.self_time_ms or 0.0)))
+
+
+def _with_time(row: OperatorProfile, time: OperatorTime, part: float) -> OperatorProfile:
+    return replace(
+        row,
+        time_ms=time.total_ms * part,
+        self_time_ms=time.self_ms * part,
+        device_time_ms=time.device_ms * part if time.device_ms else None,
+    )
+
+
+def _timed(module: ModuleProfile, trace: Trace) -> ModuleProfile:
     found = trace.modules.get(module.name)
     if found is None:
         return replace(module, time_ms=0.0, self_time_ms=0.0)
-    return replace(module, time_ms=found.total_ms * scale, self_time_ms=found.self_ms * scale)
-
-
-def _merged(
-    counted: tuple[OperatorProfile, ...], trace: Trace, scale: float
-) -> tuple[OperatorProfile, ...]:
-    """Counted rows with their times; an operator of the trace that was not counted gets its own row.
-
-    A traced operator that only calls others (aten::linear calls aten::addmm) has no FLOPs of its own.
-    """
-    rows: list[OperatorProfile] = []
-    seen: set[tuple[str, str, str]] = set()
-    for each in counted:
-        key = (each.name, each.module, each.phase)
-        time = trace.operators.get(key)
-        if time is None or key in seen:
-            rows.append(replace(each, time_ms=0.0, self_time_ms=0.0))
-            continue
-        seen.add(key)
-        rows.append(replace(each, time_ms=time.total_ms * scale, self_time_ms=time.self_ms * scale))
-    for key, time in trace.operators.items():
-        if key not in seen:
-            name, module, phase = key
-            rows.append(
-                OperatorProfile(
-                    name=name, module=module, phase=phase, shapes=time.shapes, dtype="",
-                    calls=time.calls, flops=0, moved_bytes=0, weight_bytes=0,
-                    time_ms=time.total_ms * scale, self_time_ms=time.self_ms * scale,
-                )
-            )  # fmt: skip
-    return tuple(sorted(rows, key=lambda row: -(row.self_time_ms or 0.0)))
+    return replace(module, time_ms=found.total_ms, self_time_ms=found.self_ms)
