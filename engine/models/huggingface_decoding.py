@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from engine.models.huggingface_inputs import decoder_start, is_decoder, random_ids
+from engine.models.huggingface_facts import decoder_start, is_decoder, random_ids
 from engine.program import Decoder, Inputs, RecomputeDecoder, logits_of
 
 _CACHES = ("past_key_values", "cache_params", "state", "mems")

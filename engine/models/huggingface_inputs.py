@@ -7,9 +7,19 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from engine.errors import ModelError
+from engine.models.huggingface_facts import (
+    decoder_start,
+    dtype_of,
+    image_sides_of,
+    image_size_of,
+    is_decoder,
+    max_length_of,
+    number_in,
+    random_ids,
+)
 from engine.models.probing import device_of, fails_on, one_line, reads_values
 from engine.models.source import Sizes
 from engine.program import Inputs
@@ -35,9 +45,9 @@ class InputMaker:
         self.task = task
         self.takes = set(inspect.signature(model.forward).parameters)
         self.text: Any = self.config.get_text_config()
-        self.image_size = _image_size(self.config)
-        self.patch = _found(self.config, "patch_size")
-        self.dtype = _dtype(model)
+        self.image_size = image_size_of(self.config)
+        self.patch = number_in(self.config, "patch_size")
+        self.dtype = dtype_of(model)
         self.masked = True
         self.make, self.axes = self._chosen()
 
@@ -147,7 +157,7 @@ class InputMaker:
     def _image_and_text(self, sizes: Sizes) -> dict[str, Any]:
         made = self._text_only(sizes)
         made["pixel_values"] = self._image(sizes)
-        token = _found(self.config, "image_token_id", "image_token_index")
+        token = number_in(self.config, "image_token_id", "image_token_index")
         if token is None:
             return made
         features = self._image_features(made["pixel_values"])
@@ -159,37 +169,39 @@ class InputMaker:
 
     def _image_features(self, pixels: Tensor) -> int:
         """How many places in the text one image takes."""
-        told = _found(self.config, "image_seq_length", "image_seq_len", "num_image_tokens")
+        told = number_in(self.config, "image_seq_length", "image_seq_len", "num_image_tokens")
         if told:
             return int(told)
         side = pixels.shape[-1] // (self.patch or 16)
-        merged = _found(self.config, "spatial_merge_size", "scale_factor") or 1
+        merged = number_in(self.config, "spatial_merge_size", "scale_factor") or 1
         return (side // int(merged)) ** 2
 
     def _image(self, sizes: Sizes) -> Tensor:
         size = sizes.image_size or self.image_size or 224
-        channels = _found(self.config, "num_channels", "in_channels", "in_chans") or 3
-        height = _whole_image(self.config) if sizes.image_size is None else None
+        channels = number_in(self.config, "num_channels", "in_channels", "in_chans") or 3
+        height = image_sides_of(self.config) if sizes.image_size is None else None
         return self._random((sizes.batch, channels, *(height or (size, size))), sizes.seed)
 
     def _video(self, sizes: Sizes) -> Tensor:
-        frames = _found(self.config, "num_frames", "frames_per_clip") or _FRAMES
+        frames = number_in(self.config, "num_frames", "frames_per_clip") or _FRAMES
         size = sizes.image_size or self.image_size or 224
-        channels = _found(self.config, "num_channels") or 3
+        channels = number_in(self.config, "num_channels") or 3
         return self._random((sizes.batch, frames, channels, size, size), sizes.seed)
 
     def _spectrogram(self, sizes: Sizes) -> Tensor:
         """[batch, mel bins, frames], as Whisper takes it: always the whole window."""
-        bins = _found(self.config, "num_mel_bins", "feature_size") or 80
-        frames = 2 * (_found(self.config, "max_source_positions") or 1500)
+        bins = number_in(self.config, "num_mel_bins", "feature_size") or 80
+        frames = 2 * (number_in(self.config, "max_source_positions") or 1500)
         return self._random((sizes.batch, bins, frames), sizes.seed)
 
     def _frames(self, sizes: Sizes) -> Tensor:
         """[batch, frames, features]."""
-        features = _found(
+        features = number_in(
             self.config, "num_mel_bins", "feature_projection_input_dim", "input_feat_per_channel"
         )
-        frames = _found(self.config, "max_length") if self.task == "audio-classification" else None
+        frames = (
+            number_in(self.config, "max_length") if self.task == "audio-classification" else None
+        )
         length = frames or max(sizes.sequence_length or 0, 64)
         return self._random((sizes.batch, length, features or 80), sizes.seed)
 
@@ -201,105 +213,11 @@ class InputMaker:
         )
 
     def _series(self, sizes: Sizes) -> dict[str, Any]:
-        length = _found(self.config, "context_length", "horizon_length") or 32
-        channels = _found(self.config, "num_input_channels", "input_size") or 1
+        length = number_in(self.config, "context_length", "horizon_length") or 32
+        channels = number_in(self.config, "num_input_channels", "input_size") or 1
         values = self._random((sizes.batch, length, channels), sizes.seed)
         return {"past_values": values}
 
     def _random(self, shape: tuple[int, ...], seed: int) -> Tensor:
         generator = torch.Generator().manual_seed(seed)
         return torch.randn(shape, generator=generator).to(self.dtype)
-
-
-def random_ids(config: Any, shape: tuple[int, int], seed: int) -> Tensor:
-    """Token ids that are not special: those that start, end or pad a text are left out."""
-    text = config.get_text_config()
-    size = int(getattr(text, "vocab_size", None) or 1000)
-    special: set[int] = set()
-    for name, value in [*config.to_dict().items(), *text.to_dict().items()]:
-        if name.endswith(("_token_id", "_token_index")):
-            values = value if isinstance(value, list) else [value]
-            special |= {each for each in values if isinstance(each, int) and 0 <= each < size}
-    plain = torch.tensor([each for each in range(min(size, 50_000)) if each not in special] or [0])
-    generator = torch.Generator().manual_seed(seed)
-    return plain[torch.randint(len(plain), shape, generator=generator)]
-
-
-def is_decoder(model: nn.Module) -> bool:
-    """Whether it is a decoder alone, which sees only the tokens before the one that it makes."""
-    config: Any = model.config
-    if getattr(config, "is_encoder_decoder", False):
-        return False
-    can_generate = getattr(model, "can_generate", None)
-    return callable(can_generate) and bool(can_generate())
-
-
-def decoder_start(model: nn.Module) -> int:
-    """The token that a decoder's text begins with."""
-    config: Any = model.config
-    text = config.get_text_config(decoder=True)
-    for holder in (config, text, getattr(model, "generation_config", None)):
-        for name in ("decoder_start_token_id", "bos_token_id", "pad_token_id"):
-            value = getattr(holder, name, None)
-            if isinstance(value, int):
-                return value
-    return 0
-
-
-def max_length_of(model: nn.Module) -> int | None:
-    """The most positions that the model's text part has; None where nothing limits them."""
-    config: Any = model.config
-    text = config.get_text_config(decoder=True)
-    names = ("max_position_embeddings", "max_target_positions", "n_positions", "max_seq_len")
-    for name in names:
-        value = getattr(text, name, None)
-        if isinstance(value, int) and value > 0:
-            return value - _position_offset(model)
-    return None
-
-
-def _position_offset(model: nn.Module) -> int:
-    """Positions that can never be used: RoBERTa counts from behind its padding id."""
-    for name, part in model.named_modules():
-        if name.endswith("position_embeddings") and isinstance(part, nn.Embedding):
-            return 0 if part.padding_idx is None else part.padding_idx + 1
-    return 0
-
-
-def _dtype(model: nn.Module) -> torch.dtype:
-    for each in model.parameters():
-        if each.is_floating_point():
-            return each.dtype
-    return torch.float32
-
-
-def _parts(config: Any) -> Iterator[Any]:
-    yield config
-    for name in ("vision_config", "text_config", "audio_config", "encoder", "backbone_config"):
-        part = getattr(config, name, None)
-        if part is not None and hasattr(part, "to_dict"):
-            yield part
-
-
-def _found(config: Any, *names: str) -> int | None:
-    """The first of the numbers that the config or one of its parts tells."""
-    for part in _parts(config):
-        for name in names:
-            value = getattr(part, name, None)
-            if isinstance(value, list | tuple) and value:
-                value = value[0]
-            if isinstance(value, int) and not isinstance(value, bool):
-                return value
-    return None
-
-
-def _image_size(config: Any) -> int | None:
-    return _found(config, "image_size")
-
-
-def _whole_image(config: Any) -> tuple[int, int] | None:
-    for part in _parts(config):
-        value = getattr(part, "image_size", None)
-        if isinstance(value, list | tuple) and len(value) == 2:
-            return int(value[0]), int(value[1])
-    return None

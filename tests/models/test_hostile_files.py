@@ -183,7 +183,7 @@ def test_lying_safetensors_header_is_refused(tmp_path, body, message):
         read_safetensors_header(path)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(changes=st.lists(st.tuples(st.integers(0, 200), st.integers(0, 255)), min_size=1))
 def test_damaged_safetensors_are_read_rightly_or_refused(tmp_path_factory, changes):
     body = bytearray(save({"a": torch.ones(2, 3), "b": torch.zeros(4, dtype=torch.int64)}))
@@ -199,7 +199,7 @@ def test_damaged_safetensors_are_read_rightly_or_refused(tmp_path_factory, chang
     assert sum(each.size_bytes for each in declared.values()) == data
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(changes=st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 255)), min_size=1))
 def test_damaged_archives_are_refused_or_read(tmp_path_factory, changes):
     stream = io.BytesIO()

@@ -16,8 +16,9 @@ from engine.models.catalog import sample_names
 from engine.models.checking import listed_names
 from engine.models.huggingface_classes import class_of, config_of
 from engine.models.huggingface_decoding import decoder_for
+from engine.models.huggingface_facts import max_length_of
 from engine.models.huggingface_folder import HuggingfaceFolder, read_folder
-from engine.models.huggingface_inputs import InputMaker, max_length_of
+from engine.models.huggingface_inputs import InputMaker
 from engine.models.huggingface_labels import labels_for, loss_for
 from engine.models.probing import one_line
 from engine.models.source import Loaded, Opening, Sizes

@@ -84,7 +84,8 @@ def _read(file: Path, kind: ArchiveKind) -> tuple[nn.Module, Any]:
             args, kwargs = told if told is not None else ((), {})
             return _Exported(exported.module()), (dict(kwargs) if kwargs and not args else args)
         if kind == "torchscript":
-            return torch.jit.load(file, map_location="cpu"), None
+            load: Any = torch.jit.load  # it has no annotations
+            return load(file, map_location="cpu"), None
         module = torch.load(file, map_location="cpu", weights_only=False)
     except Exception as error:  # the file's own code runs here
         raise ModelError(
