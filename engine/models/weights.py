@@ -13,7 +13,7 @@ from engine.models.checking import check_weights_fit, state_shapes
 from engine.models.probing import one_line
 from engine.models.safetensors_header import TensorEntry, read_safetensors_header
 from engine.models.safety import regular_file
-from engine.models.torch_archive import read_torch_header, weights_in
+from engine.models.torch_archive import check_intact, read_torch_header, weights_in
 from engine.models.trust import file_hash
 
 SAFETENSORS = {".safetensors"}
@@ -30,7 +30,9 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
     if path.suffix in SAFETENSORS:
         return read_safetensors_header(path)
     if path.suffix in TORCH:
-        return read_torch_header(path)
+        header = read_torch_header(path)
+        check_intact(path)
+        return header
     known = ", ".join(sorted(SAFETENSORS | TORCH))
     raise ModelError(f"{path.name} is not a weights file.", hint=f"Weights end in {known}.")
 
