@@ -21,6 +21,10 @@ header[data-testid="stHeader"] {background: transparent; height: 2.2rem;}
   line-height: 1.3;}
 [data-testid="stMetricLabel"] {opacity: .8;}
 [data-testid="stMetric"] {height: 100%;}
+[data-testid="stMetricValue"] div, [data-testid="stMetricLabel"] p {white-space: normal;
+  overflow: visible; text-overflow: clip;}
+@media (max-width: 1200px) {[data-testid="stMetricValue"] {font-size: 1.3rem;}
+  .stMainBlockContainer {padding-inline: 1.6rem;}}
 [data-testid="stHeaderActionElements"] {display: none;}
 h1 {letter-spacing: -.015em; padding-bottom: .1rem !important;}
 .st-key-page_header {padding-bottom: .6rem;}

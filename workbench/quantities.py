@@ -102,4 +102,4 @@ def digits(number: float) -> str:
         return f"{number:.2g}"
     places = max(0, 2 - math.floor(math.log10(abs(number))))
     text = f"{number:.{places}f}"
-    return text.rstrip("0").rstrip(".") if "." in text and abs(number) < 10 else text
+    return text.rstrip("0").rstrip(".") if "." in text else text

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import plotly.graph_objects as go
 
-from engine.records import ModuleProfile
+from engine.records import ModuleProfile, replace
 from workbench import charts
 
 MOST_NODES = 450
@@ -63,6 +63,23 @@ def module_tree(
         for name in kept
     ]  # fmt: skip
     return nodes, len(wanted) + 1 - len(nodes)
+
+
+def filled_containers(modules: tuple[ModuleProfile, ...]) -> tuple[ModuleProfile, ...]:
+    """The modules, where lists that are never called themselves have the sums of what they hold."""
+    found = {each.name: each for each in modules}
+    for name in sorted(found, key=lambda each: -each.count(".")):
+        each = found[name]
+        below = [found[other] for other in found if other.rpartition(".")[0] == name and other]
+        if each.calls == 0 and below and not is_root(each):
+            found[name] = replace(
+                each,
+                flops=sum(other.flops for other in below),
+                moved_bytes=sum(other.moved_bytes for other in below),
+                activation_bytes=sum(other.activation_bytes for other in below),
+                time_ms=sum(other.time_ms or 0.0 for other in below),
+            )
+    return tuple(found.values())
 
 
 def icicle(nodes: list[Node], *, root: str, unit: str, colour_unit: str) -> go.Figure:

@@ -21,7 +21,7 @@ _SIZES: tuple[tuple[str, str, str], ...] = (
 
 def workload(machine: Machine) -> WorkloadRequest:
     """The controls of a workload."""
-    left, right = st.columns(2)
+    left, right = st.columns([3, 2])
     kinds = list(get_args(WorkloadKind))
     kind = left.segmented_control(
         "Kind", kinds, key="workload_kind",
@@ -34,7 +34,7 @@ def workload(machine: Machine) -> WorkloadRequest:
         if len(devices) == 1 else "Where it runs.",
     )  # fmt: skip
     sizes: dict[str, Any] = {}
-    columns = st.columns(len(_SIZES))
+    columns = [*st.columns(3), *st.columns(3)]
     for column, (name, label, hint) in zip(columns, _SIZES, strict=True):
         sizes[name] = column.number_input(
             label, min_value=1, max_value=machine.cores if name == "threads" else None, value=None,

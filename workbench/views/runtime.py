@@ -125,7 +125,9 @@ def module_table(profile: Profile) -> None:
 def flame(profile: Profile) -> None:
     """Modules as nested bars, as wide as their time."""
     nodes, left_out = tree.module_tree(
-        profile.modules, lambda each: each.time_ms or 0.0, lambda each: each.self_time_ms or 0.0
+        tree.filled_containers(profile.modules),
+        lambda each: each.time_ms or 0.0,
+        lambda each: each.self_time_ms or 0.0,
     )
     chart = tree.icicle(
         nodes, root=profile.study.model.name, unit="ms with everything below", colour_unit="ms self"
@@ -221,7 +223,7 @@ def _breakdown(profile: Profile) -> None:
             [f"{ms_text(times[each])} · {percent_text(times[each] / whole)}" for each in names],
             unit=f"time in the traced run ({unit})", height=300,
         )  # fmt: skip
-        chart.update_xaxes(range=[0, 1.5 * times[names[0]] / scale])
+        chart.update_xaxes(range=[0, 1.7 * times[names[0]] / scale])
         words = f"{names[0]}: {percent_text(times[names[0]] / whole)} of the run."
         decode, prefill = profile.phases_ms.get("decode"), profile.phases_ms.get("prefill")
         if decode and prefill:
@@ -263,7 +265,7 @@ def _top_operators(profile: Profile) -> None:
             [f"{ms_text(totals[each])} · {calls[each]:,}×" for each in names],
             unit=f"self time ({unit})", colours=charts.PALETTE[5], height=300,
         )  # fmt: skip
-        chart.update_xaxes(range=[0, 1.5 * totals[names[0]] / scale])
+        chart.update_xaxes(range=[0, 1.7 * totals[names[0]] / scale])
         per_call = totals[names[0]] / max(1, calls[names[0]])
         charts.show(
             chart,

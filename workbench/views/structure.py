@@ -52,9 +52,10 @@ def model_map(profile: Profile) -> None:
             key="map_colour",
             help=None if has_time else "Time can be chosen once the model has been run.",
         )  # fmt: skip
+    modules = tree.filled_containers(profile.modules)
     unit, of_size = _MEASURES[size or "FLOPs"]
     colour_unit, of_colour = _MEASURES[colour or "Weights"]
-    nodes, left_out = tree.module_tree(profile.modules, of_size, of_colour)
+    nodes, left_out = tree.module_tree(modules, of_size, of_colour)
     chart = tree.icicle(nodes, root=profile.study.model.name, unit=unit, colour_unit=colour_unit)
     leaves = _leaves(profile.modules)
     largest = max(leaves, key=of_size, default=None)
