@@ -43,6 +43,12 @@ _OPERATIONS = {
 }  # fmt: skip
 
 
+# What zipfile raises for an archive that is not what its directory says.
+_DAMAGED = (
+    zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, ValueError, RuntimeError,
+)  # fmt: skip
+
+
 class _Stored:
     """Stands for a tensor while the pickle is read."""
 
@@ -130,7 +136,7 @@ def check_intact(path: Path) -> None:
                 with archive.open(entry) as stream:
                     while stream.read(1 << 22):
                         pass
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
+    except _DAMAGED as error:
         raise ModelError(
             f"{path.name} is damaged: {error}.", hint="Copy or download it again."
         ) from error
@@ -162,7 +168,7 @@ def _checked_entries(path: Path) -> dict[str, int]:
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
-    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError) as error:
+    except _DAMAGED as error:
         raise ModelError(
             f"{path.name} is truncated or was not written by torch.save of PyTorch 1.6 or later.",
             hint="Copy it again, or load it with torch and save it again.",
@@ -190,7 +196,7 @@ def _pickle(path: Path) -> bytes:
             raise UnsafeFile(f"{path.name} has a pickle of more than {MAX_PICKLE_BYTES} bytes.")
         try:
             return archive.read(name)
-        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
+        except _DAMAGED as error:
             raise ModelError(f"{path.name} is damaged: {error}.") from error
 
 
