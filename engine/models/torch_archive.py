@@ -44,9 +44,7 @@ _OPERATIONS = {
 
 
 # What zipfile raises for an archive that is not what its directory says.
-_DAMAGED = (
-    zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, ValueError, RuntimeError,
-)  # fmt: skip
+_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError)
 
 
 class _Stored:
