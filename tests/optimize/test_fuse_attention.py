@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from engine.errors import StepRefused
 from engine.optimize.graph.fused import FusedAttention
 from engine.optimize.graph.fusing import fuse, survey
+from engine.optimize.recipe import read_recipe
 from engine.optimize.technique import CostTable, OperatorCost, Target, technique
 from engine.program import Program
 from engine.records import Fingerprint, Machine, Workload
@@ -203,6 +204,12 @@ def test_the_estimate_lowers_the_overhead_of_fused_modules_alone(machine: Machin
     )
     assert made.operators[0].overhead_ms == 0.5  # 9 of 36 operators are left
     assert made.operators[1] == rows[1]
+
+
+def test_it_comes_before_the_cache_in_whatever_order_it_is_written() -> None:
+    for text in ("kv_cache,fuse_attention", "fuse_attention,kv_cache"):
+        names = [step.technique for step in read_recipe(text).steps]
+        assert names == ["fuse_attention", "kv_cache"]
 
 
 def test_verify_wants_fused_calls() -> None:

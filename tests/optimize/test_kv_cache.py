@@ -249,19 +249,22 @@ def test_inspect_tells_what_would_be_kept() -> None:
     assert "aten.mean" in owner.inspect(refused, (tiny.prompt(),), workload)["refusal"]
 
 
-def test_the_estimate_keeps_the_overhead_of_every_call(machine: Machine) -> None:
+def test_the_estimate_keeps_the_overhead_of_every_call_that_is_left(machine: Machine) -> None:
     from tests.optimize.studies import study_of
 
     owner = technique("kv_cache")
     workload = Workload("generate", prompt_tokens=8, new_tokens=5)
-    target = Target(study_of(workload, machine), machine, owner.Config())
+    facts = {"operators": 20, "operators_step": 10}
+    target = Target(study_of(workload, machine), machine, owner.Config(), facts=facts)
     row = OperatorCost("aten::linear", "m", "decode", "", "float32", 4, 4200, 8000, 0, 10, 10, 2)
     table = CostTable((row,), 0, 0, 0, 0, 0)
     (made,) = owner.estimate(table, target).operators
     # steps recompute 9 + 10 + 11 + 12 = 42 tokens, and need 4 of them
     assert made.flops == pytest.approx(4200 * 4 / 42)
-    assert made.time_low_ms == pytest.approx(2 + 8 * 4 / 42)
-    assert made.overhead_ms == 2
+    # 10 of 20 operators are left, at best at 0.6 of a call's overhead each
+    assert made.time_low_ms == pytest.approx(2 * 0.5 * 0.6 + 8 * 4 / 42)
+    # at worst at the overhead of before, and twice the share of arithmetic
+    assert made.time_high_ms == pytest.approx(2 * 0.5 + 8 * 2 * 4 / 42)
 
 
 def test_verify_wants_a_cache_and_fewer_flops() -> None:
@@ -271,3 +274,28 @@ def test_verify_wants_a_cache_and_fewer_flops() -> None:
     assert owner.verify(before, after).verdict == "REAL"
     assert owner.verify(before, after).share == pytest.approx(0.9)
     assert owner.verify(before, before).verdict == "NO-OP"
+
+
+class MaskGiven(tiny.Rotary):
+    """Scaled dot-product attention with a causal mask made of positions."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, tokens, width = x.shape
+        parts = self.qkv(x).view(batch, tokens, 3, self.heads, self.head_width)
+        query, key, value = parts.permute(2, 0, 3, 1, 4).unbind(0)
+        mask = torch.ones(tokens, tokens, dtype=torch.bool).tril()
+        mixed = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        return self.out(mixed.transpose(1, 2).reshape(batch, tokens, width))
+
+
+def test_a_causal_mask_becomes_a_word() -> None:
+    graphs = derive_decoder_graphs(tiny.language(MaskGiven), tiny.prompt())
+    for name, wanted in (("prefill", {"is_causal": True}), ("step", {})):
+        (call,) = (
+            node
+            for node in graphs.functions[name].graph.nodes
+            if "scaled_dot_product" in str(node.target)
+        )
+        assert call.kwargs == wanted
+        assert len(call.args) == 3
+    assert not dict(graphs.named_buffers())

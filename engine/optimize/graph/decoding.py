@@ -168,16 +168,29 @@ def derive_decoder_graphs(
 
 
 def cache_plan(module: nn.Module, ids: Tensor) -> dict[str, int]:
-    """What a derived decoder would keep: its tensors and their bytes for one token of one sequence.
+    """What a derived decoder would keep and run.
+
+    `cache_tensors` and `cache_bytes_per_token` (of one sequence); `operators` of the whole forward
+    and `operators_step` of a step.
 
     Raises:
         StepRefused: none can be derived.
     """
     captured = capture(module, ids)
     incremental = Incremental(captured, longest(captured, None))
-    incremental.build()
+    before = _operators(captured.graph)
+    step = incremental.build()
     held = [incremental.bytes_for_one_token(node) for node in incremental.cached]
-    return {"cache_tensors": len(held), "cache_bytes_per_token": sum(held)}
+    return {
+        "cache_tensors": len(held),
+        "cache_bytes_per_token": sum(held),
+        "operators": before,
+        "operators_step": _operators(step),
+    }
+
+
+def _operators(graph: fx.Graph) -> int:
+    return sum(node.op in ("call_function", "call_method", "call_module") for node in graph.nodes)
 
 
 def drop_unread(root: nn.Module, graphs: Iterable[fx.Graph]) -> None:

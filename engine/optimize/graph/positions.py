@@ -17,6 +17,7 @@ from engine.optimize.graph.capture import Captured
 from engine.optimize.graph.nodes import args_of, expression, target_of, tensor_at, token_dims
 
 _MAX_TABLE_ELEMENTS = 1 << 25
+_HIDDEN = -1e4
 
 
 class Positions:
@@ -75,6 +76,16 @@ class Positions:
             return False
         later = torch.ones(square.shape[-2:], dtype=torch.bool, device=square.device).triu(1)
         return bool((is_neutral(square) | later).all())
+
+    def is_causal(self, mask: fx.Node, dims: tuple[int, ...]) -> bool:
+        """Whether an attention mask hides what comes later and nothing else."""
+        table = self.table(mask, dims)
+        if table is None or table.dim() < 2 or dims != (table.dim() - 2, table.dim() - 1):
+            return False
+        seen = table if table.dtype == torch.bool else table == 0
+        hidden = ~table if table.dtype == torch.bool else table <= _HIDDEN
+        before = torch.ones(table.shape[-2:], dtype=torch.bool, device=table.device).tril()
+        return bool(torch.where(before, seen, hidden).all())
 
     def _made(self, node: fx.Node, dims: tuple[int, ...]) -> Any:
         longest = self.max_length

@@ -11,6 +11,8 @@ from engine.optimize.graph.capture import Captured
 from engine.optimize.graph.nodes import args_of, graft, is_boundary, target_of, token_dims
 from engine.optimize.graph.positions import Positions
 
+_ATTENTION = torch.ops.aten.scaled_dot_product_attention.default
+
 
 class Tables:
     """Puts tables under names of the captured root, one for all nodes with the same content."""
@@ -40,6 +42,7 @@ class Tables:
         for node in list(graph.nodes):
             if node not in data:
                 continue
+            self._without_mask(node, data)
             for value in node.all_input_nodes:
                 dims = () if value in data else token_dims(value, self._captured.tokens)
                 table = self._positions.table(value, dims) if dims else None
@@ -55,6 +58,19 @@ class Tables:
                     memo[key] = made
                 node.replace_input_with(value, memo[key])
         graph.eliminate_dead_code(is_boundary)
+
+    def _without_mask(self, node: fx.Node, data: Container[fx.Node]) -> None:
+        """Attention that is told that it is causal skips half of the scores; a mask costs a read."""
+        if target_of(node) is not _ATTENTION:
+            return
+        at = args_of(node)
+        mask = at[3] if len(at) > 3 else node.kwargs.get("attn_mask")
+        if not isinstance(mask, fx.Node) or mask in data:
+            return
+        if self._positions.is_causal(mask, token_dims(mask, self._captured.tokens)):
+            kept = {k: v for k, v in node.kwargs.items() if k not in ("attn_mask", "is_causal")}
+            node.args = tuple(at[:3])
+            node.kwargs = {**kept, "is_causal": True}
 
     def _held_under(self, node: fx.Node) -> str | None:
         """The parameter or buffer whose first rows the node is: no copy is needed."""

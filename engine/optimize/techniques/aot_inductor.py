@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from engine.program import Program
 
 # Python and dispatch are gone: what is left is one call for each graph and its library calls.
-_OVERHEAD = Range(0.08, 0.35)
-_ARITHMETIC = Range(0.8, 1.05)
+_OVERHEAD = Range(0.2, 0.6)
+_ARITHMETIC = Range(0.7, 1.05)
 
 
 class AotInductor(Technique):

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from engine.program import Program
 
 # Share of the overhead of operators that is left when they are fused and called by generated code.
-_OVERHEAD = Range(0.15, 0.6)
+_OVERHEAD = Range(0.3, 1.0)
+# Share of the Python outside of operators that no compiler takes: the loop that asks for tokens.
+_LOOP_LEFT = 0.8
 # Share of the arithmetic's time that is left: products stay library calls, the rest is fused.
 _ARITHMETIC = Range(0.8, 1.05)
 _WORTH = 0.3
@@ -136,6 +138,7 @@ def compiled_costs(costs: CostTable, name: str, overhead: Range, arithmetic: Ran
         costs,
         operators=rows,
         rest_low_ms=costs.rest_low_ms * overhead.low,
+        rest_high_ms=costs.rest_high_ms * max(overhead.high, _LOOP_LEFT),
         basis=(
             *costs.basis,
             f"{name}: {overhead.low:.0%} to {overhead.high:.0%} of the overhead left",
