@@ -55,8 +55,9 @@ class Block:
     Attributes:
         kind: "ffn" for channels, "heads" for attention heads (whole groups that share a key head).
         consumer: the layer that is left with fewer inputs.
-        producers: the layers that are left with fewer outputs, with the rows of each unit for each way
-            in which their outputs may be laid out: {layer name: [[units, rows], ...]}.
+        producers: the layers that are left with fewer outputs.
+        rows: for each of them the rows of each unit [units, rows], once for each way in which its
+            outputs may be laid out.
         columns: the consumer's input features of each unit [units, features].
         norms: batch norms between them, with one entry a unit.
         heads: the ModuleList that holds one module a unit, where the model has one.
@@ -87,7 +88,7 @@ class Block:
         return self.shared > 1 and not self.is_by_position
 
     def by_query_heads(self) -> Block | None:
-        """The same attention with one query head of every group as the unit; keys and values stay."""
+        """The same attention in units of one query head of every group; keys and values stay."""
         groups, shared = self.units, self.shared
         queries = {
             name: layer for name, layer in self.producers.items()
@@ -111,8 +112,8 @@ class Block:
 def find_blocks(module: nn.Module, inputs: Inputs) -> list[Block]:
     """Blocks in the order in which they run.
 
-    Left out are channels that a residual connection carries, layers that are called twice or share their
-    weight with another, and whatever lies between with an operator that mixes channels.
+    Left out are channels that a residual connection carries, layers that are called twice or share
+    their weight with another, and whatever lies between with an operator that mixes channels.
 
     Raises:
         StepRefused: the module cannot be read as a graph.
@@ -130,11 +131,12 @@ class _Finder:
         calls = Counter(each.name for each in self._products.values())
         self._twice = {name for name, count in calls.items() if count > 1}
         owners: Counter[int] = Counter()
-        for each in module.modules():
-            owners.update(id(parameter) for parameter in each.parameters(recurse=False))
+        for owner in module.modules():
+            owners.update(id(parameter) for parameter in owner.parameters(recurse=False))
         self._tied = {key for key, count in owners.items() if count > 1}
 
     def blocks(self) -> Iterator[Block]:
+        """Every block, in the order of the consumers."""
         for node, layer in self._products.items():
             if self._is_bound(layer):
                 continue
@@ -310,27 +312,29 @@ def _attention_block(consumer: Layer, layers: list[Layer], heads: int, width: in
 
 
 def _layouts(size: int, groups: int, shared: int, width: int) -> list[Tensor]:
-    """The rows [groups, rows] of each group: alone, or for queries, keys and values in one layer."""
+    """The rows [groups, rows] of each group; two ways where one layer makes all of q, k and v."""
     every = torch.arange(size)
     if size in (groups * width, groups * shared * width):
         return [every.reshape(groups, -1)]
-    queries, keys, values = every.split([groups * shared * width, groups * width, groups * width])
+    start, end = groups * shared * width, groups * (shared + 1) * width
+    queries, keys, values = every[:start], every[start:end], every[end:]
     blocked = torch.cat([part.reshape(groups, -1) for part in (queries, keys, values)], dim=1)
     return [blocked, every.reshape(groups, -1)]
 
 
 def _common_list(module: nn.Module, names: list[set[str]]) -> str:
-    """The ModuleList whose n-th entry holds exactly the n-th set of layers; empty where none does."""
+    """The ModuleList whose n-th entry holds the n-th set of layers; empty where none does."""
     first = sorted(names[0])[0].split(".")
     for end in range(len(first) - 1, 0, -1):
         owner = ".".join(first[:end])
         held = module.get_submodule(owner)
-        if isinstance(held, nn.ModuleList) and len(held) == len(names):
-            if all(
-                name.startswith(f"{owner}.{index}.")
-                for index, group in enumerate(names) for name in group
-            ):  # fmt: skip
-                return owner
+        if not isinstance(held, nn.ModuleList) or len(held) != len(names):
+            continue
+        if all(
+            name.startswith(f"{owner}.{index}.")
+            for index, group in enumerate(names) for name in group
+        ):  # fmt: skip
+            return owner
     return ""
 
 

@@ -15,7 +15,8 @@ from engine.program import Inputs, Program
 
 _ROWS_A_CALL = 4096
 _MOST_CALLS = 64
-# Elimination in rounds: after each the rest is fitted again, so that of two equal units only one goes.
+# Elimination in rounds: after each the rest is fitted again, so that of two equal units only one
+# goes.
 _ROUNDS, _ROUNDS_WHEN_WIDE, _WIDE = 12, 4, 1024
 _DAMPING = 1e-3
 
@@ -40,7 +41,7 @@ class Choice:
 def second_moments(
     program: Program, blocks: list[Block], calls: list[Inputs]
 ) -> dict[str, tuple[Tensor, int]]:
-    """For each consumer the sum of x x^T over its input rows, a one appended to x, and the row count."""
+    """For each consumer: the sum of x x^T over its input rows, with a one appended, and how many."""
     sums: dict[str, tuple[Tensor, int]] = {}
     handles = []
     for block in blocks:
@@ -75,16 +76,16 @@ def choose(block: Block, moments: Tensor, keep: int, *, refit: bool) -> Choice:
         block: what is cut.
         moments: sum of x x^T of the consumer's inputs with a one appended, [features + 1, same].
         keep: how many units stay.
-        refit: whether the consumer's weights are fitted again, by least squares on the calibration inputs.
-            Units are then eliminated in rounds by what they cost after the fit (optimal brain surgeon);
-            without it by the size of what they contribute.
+        refit: whether the consumer's weights are fitted again, by least squares on the calibration
+            inputs. Units are then eliminated in rounds by what they cost after the fit (optimal
+            brain surgeon); without it by the size of what they contribute.
 
-    Source: Hassibi and Stork 1993, Second order derivatives for network pruning; Frantar and Alistarh
-    2022, Optimal Brain Compression, section 3.
+    Source: Hassibi and Stork 1993, Second order derivatives for network pruning; Frantar and
+    Alistarh 2022, Optimal Brain Compression, section 3.
     """
     flat, bias = _flat_weight(block.consumer)
     columns = _flat_columns(block)
-    moments = moments.double()
+    moments = moments.double().cpu()
     full = torch.cat((flat, (bias if bias is not None else torch.zeros(len(flat)))[:, None]), 1)
     full = full.double()
     if bias is None:
@@ -98,7 +99,8 @@ def choose(block: Block, moments: Tensor, keep: int, *, refit: bool) -> Choice:
     else:
         kept = _largest(full, moments, columns, keep)
     features = columns[kept].flatten()
-    stays = torch.cat((features, torch.tensor([len(moments) - 1]))) if bias is not None else features
+    last = torch.tensor([len(moments) - 1] if bias is not None else [], dtype=torch.int64)
+    stays = torch.cat((features, last))
     fitted = _fitted(full, damped, stays) if refit else full[:, stays]
     lost = full.clone()
     lost[:, stays] -= fitted
@@ -133,9 +135,9 @@ def _rows(layer: Layer, inputs: Tensor) -> Tensor:
 
 
 def _flat_weight(layer: Layer) -> tuple[Tensor, Tensor | None]:
-    weight = layer.weight.detach().float().reshape(layer.weight.shape[0], -1)
+    weight = layer.weight.detach().float().cpu().reshape(layer.weight.shape[0], -1)
     bias: Any = layer.module.bias
-    return weight, bias.detach().float() if bias is not None else None
+    return weight, bias.detach().float().cpu() if bias is not None else None
 
 
 def _flat_columns(block: Block) -> Tensor:

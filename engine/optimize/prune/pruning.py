@@ -25,7 +25,7 @@ _CONFIG_NAMES = {
 
 
 def describe(program: Program, inputs: Inputs) -> dict[str, Any]:
-    """The blocks that can be cut, and the share of each that the rest can make up for; plain JSON."""
+    """The blocks that can be cut, and how much of each the rest can make up for; plain JSON."""
     try:
         blocks = find_blocks(program.module, inputs)
     except StepRefused as refusal:
@@ -95,8 +95,9 @@ def prune_(program: Program, context: BuildContext) -> list[str]:
 def units_to_keep(block: Block, config: Any) -> int:
     """How many units of a block stay."""
     if block.kind == "heads":
-        return block.units - min(block.units - 1, int(config.ratio * block.units + 1e-9))
-    stays = -(-round((1 - config.ratio) * block.units) // config.round_to) * config.round_to
+        gone: int = min(block.units - 1, int(config.ratio * block.units + 1e-9))
+        return block.units - gone
+    stays: int = -(-round((1 - config.ratio) * block.units) // config.round_to) * config.round_to
     return min(block.units, max(1, stays))
 
 
@@ -121,7 +122,8 @@ def _notes(cuts: list[Cut], whole: list[str], context: BuildContext) -> list[str
     before = sum(cut.block.units for cut in cuts)
     gone = before - sum(len(cut.choice.kept) for cut in cuts)
     notes = [
-        f"structured_prune: {gone} of {before} units removed in {len(cuts)} places, chosen on {used}.",
+        f"structured_prune: {gone} of {before} units removed in {len(cuts)} places,"
+        f" chosen on {used}.",
         f"The layer that moves most is {worst.block.consumer.name}:"
         f" {worst.choice.relative_error:.3f} relative error.",
     ]
@@ -144,8 +146,9 @@ def _tell_config_(module: nn.Module, cuts: list[Cut]) -> list[str]:
         kept = {len(cut.choice.kept) for cut in mine}
         is_told = len(kept) == 1 and len(mine) == layers and _write_(config, kind, mine[0], names)
         if not is_told:
+            noun = "channels" if kind == "ffn" else "heads"
             notes.append(
-                f"The config cannot tell the new number of {'channels' if kind == 'ffn' else 'heads'}:"
+                f"The config cannot tell the new number of {noun}:"
                 " a Hugging Face folder would not load."
             )
     return notes
@@ -156,7 +159,8 @@ def _write_(config: Any, kind: str, cut: Cut, names: tuple[str, ...]) -> bool:
     if kind == "ffn":
         for name in names:
             # GPT-2 leaves n_inner open where it is four times the width.
-            if getattr(config, name, 0) in (block.units, None):
+            held = getattr(config, name, 0)
+            if held == block.units or (name == "n_inner" and held is None):
                 setattr(config, name, kept)
                 return True
         return False
@@ -201,13 +205,13 @@ def _redundancy(
 
 def _random_inputs(module: nn.Module, inputs: Inputs) -> Inputs:
     """More rows than the workload's own: random tokens, or images of the same kind."""
-    values = inputs if isinstance(inputs, dict) else dict(enumerate(inputs))
-    ids = [key for key, each in values.items() if isinstance(each, Tensor) and each.ndim == 2]
+    values = list(inputs.values() if isinstance(inputs, dict) else inputs)
+    ids = [each for each in values if isinstance(each, Tensor) and each.ndim == 2]
     tables = [each for each in module.modules() if isinstance(each, nn.Embedding)]
-    if len(values) != 1 or len(ids) != 1 or not tables or values[ids[0]].is_floating_point():
+    if len(values) != 1 or len(ids) != 1 or not tables or ids[0].is_floating_point():
         return inputs
     generator = torch.Generator().manual_seed(0)
     count = getattr(getattr(module, "config", None), "vocab_size", tables[0].num_embeddings)
     length = min([128, *(each.num_embeddings for each in tables if each.num_embeddings >= 8)])
-    made = torch.randint(count, (16, length), generator=generator).to(values[ids[0]].device)
-    return {ids[0]: made} if isinstance(inputs, dict) else (made,)
+    made = torch.randint(count, (16, length), generator=generator).to(ids[0].device)
+    return dict.fromkeys(inputs, made) if isinstance(inputs, dict) else (made,)

@@ -104,15 +104,15 @@ class Cut:
     def _patch_counts(self) -> None:
         block = self.block
         before, after = block.units, len(self.choice.kept)
-        counts = {name: (before, after) for name in _KEY_COUNTS}
+        counts = dict.fromkeys(_KEY_COUNTS, (before, after))
         heads = before * block.shared, after * block.shared
         if block.is_by_position:
             groups = block.columns.shape[1] // block.width
             counts = {"num_key_value_groups": (block.shared, after)}
             heads = groups * before, groups * after
-        counts |= {name: heads for name in _HEAD_COUNTS}
+        counts |= dict.fromkeys(_HEAD_COUNTS, heads)
         widths = heads[0] * block.width, heads[1] * block.width
-        counts |= {name: widths for name in _WIDTHS}
+        counts |= dict.fromkeys(_WIDTHS, widths)
         inside = [block.heads] if block.heads else list(block.producers)
         paths = {name.rpartition(".")[0] for name in inside}
         for path in paths:
@@ -125,8 +125,8 @@ class Cut:
 def cut_all_(program: Program, cuts: list[Cut], inputs: Inputs) -> list[str]:
     """Cuts every block and gives back the names of those that had to stay whole.
 
-    Each cut is proved: the outputs must be those of the old shape with the same units set to zero. What
-    cannot be cut so, for a reshape that is written with fixed numbers say, is taken back.
+    Each cut is proved: the outputs must be those of the old shape with the same units set to zero.
+    What cannot be cut so, for a reshape that is written with fixed numbers say, is taken back.
     """
     for cut in cuts:
         cut.mask_()
@@ -144,7 +144,8 @@ def _cut_alone_(program: Program, cut: Cut, inputs: Inputs) -> bool:
     cut.mask_()
     expected = _outputs(program, inputs)
     cut.undo_()
-    for cut.layout, cut.patched in _ways(cut.block):
+    for layout, patched in _ways(cut.block):
+        cut.layout, cut.patched = layout, patched
         if _agrees(program, [cut], inputs, expected):
             return True
         cut.undo_()
@@ -157,7 +158,7 @@ def _ways(block: Block) -> Iterator[tuple[int, tuple[str, ...]]]:
     patches: tuple[tuple[str, ...], ...] = ((),)
     if block.kind == "heads":
         patches = ((), counts, (*counts, *_WIDTHS[:3]), (*counts, *_WIDTHS))
-    return itertools.product(range(layouts), patches)  # type: ignore[return-value]
+    return itertools.product(range(layouts), patches)
 
 
 def _agrees(
@@ -192,7 +193,8 @@ def _outputs(program: Program, inputs: Inputs) -> list[Tensor]:
 
 
 def _masked(layer: Layer, columns: Tensor) -> Tensor:
-    weight: Tensor = layer.module.weight.detach().clone()  # type: ignore[operator, union-attr, assignment]
+    owner: Any = layer.module
+    weight: Tensor = owner.weight.detach().clone()
     if layer.is_transposed:
         weight[columns] = 0
     else:

@@ -150,12 +150,12 @@ class Int8Linear(nn.Module):
             return self.plain_weights()[name == "scale"]
         return super().__getattr__(name)
 
-    def _save_to_state_dict(self, destination, prefix, keep_vars) -> None:  # type: ignore[no-untyped-def]
+    def _save_to_state_dict(self, destination, prefix, keep_vars):  # type: ignore[no-untyped-def]
         super()._save_to_state_dict(destination, prefix, keep_vars)
         weight, scale = self.plain_weights()
         destination[prefix + "weight"], destination[prefix + "scale"] = weight, scale
 
-    def _load_from_state_dict(self, state_dict, prefix, *others) -> None:  # type: ignore[no-untyped-def]
+    def _load_from_state_dict(self, state_dict, prefix, *others):  # type: ignore[no-untyped-def]
         held = {name: state_dict.get(prefix + name) for name in ("weight", "scale")}
         weight, scale = held["weight"], held["scale"]
         if weight is not None and scale is not None:

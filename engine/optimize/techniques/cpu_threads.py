@@ -36,7 +36,7 @@ class CpuThreads(Technique):
     stage: ClassVar[Stage] = "context"
     sources: ClassVar[tuple[str, ...]] = (
         "https://pytorch.org/docs/stable/notes/cpu_threading_torchscript_inference.html",
-        "https://docs.pytorch.org/tutorials/recipes/recipes/tuning_guide.html#cpu-specific-optimizations",
+        "https://docs.pytorch.org/tutorials/recipes/recipes/tuning_guide.html",
     )
     theory: ClassVar[str] = (
         "Threads share the arithmetic of one operator and meet at its end. With more threads than"

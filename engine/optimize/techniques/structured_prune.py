@@ -21,25 +21,25 @@ class StructuredPrune(Technique):
 
     Layers really get smaller: a channel goes from the layers that produce it and from the one that
     consumes it, in gated feed-forwards and through batch norm and pooling too. Heads go with their
-    queries, keys and values; where several query heads share a key head, the whole group goes, or one
-    query head of every group. What goes is chosen on calibration data, never on evaluation data, and
-    the layer behind is fitted again to what stays (`refit`). Every cut is proved against the old shape
-    with the same units set to zero; what cannot be cut so stays whole, and is named.
+    queries, keys and values; where several query heads share a key head, the whole group goes, or
+    one query head of every group. What goes is chosen on calibration data, never on evaluation
+    data, and the layer behind is fitted again to what stays (`refit`). Every cut is proved against
+    the old shape with the same units set to zero; what cannot be cut so stays whole, and is named.
     """
 
     name: ClassVar[str] = "structured_prune"
     stage: ClassVar[Stage] = "reduce"
     repeats: ClassVar[bool] = True
     sources: ClassVar[tuple[str, ...]] = (
-        "Hassibi and Stork 1993, Second order derivatives for network pruning: Optimal Brain Surgeon",
+        "Hassibi and Stork 1993, Second order derivatives for network pruning",
         "Frantar and Alistarh 2022, Optimal Brain Compression, section 3",
         "Michel et al. 2019, Are Sixteen Heads Really Better than One?",
     )
     theory: ClassVar[str] = (
-        "A product costs in proportion to its channels, so removed channels save time, FLOPs and memory on"
-        " every hardware, without special kernels. What a removed channel contributed is partly a mixture of"
-        " the others: least squares on calibration activations puts that part on their weights. The rest is"
-        " lost, and shows as quality; training afterwards recovers more."
+        "A product costs in proportion to its channels, so removed channels save time, FLOPs and"
+        " memory on every hardware, without special kernels. What a removed channel contributed is"
+        " partly a mixture of the others: least squares on calibration activations puts that part"
+        " on their weights. The rest is lost, and shows as quality; training afterwards recovers more."
     )
     max_relative_error: ClassVar[float] = 0.6
 
@@ -80,8 +80,8 @@ class StructuredPrune(Technique):
         noun = {"ffn": "feed-forward channels", "heads": "attention heads", "both": "channels"}
         if not wanted:
             return (
-                f"no {noun[config.target]} can be removed: what lies between the layers mixes them, or"
-                " a residual connection carries them.",
+                f"no {noun[config.target]} can be removed: what lies between the layers mixes them,"
+                " or a residual connection carries them.",
             )
         if not any(_removed(each, config) for each in wanted):
             return (
@@ -123,7 +123,8 @@ class StructuredPrune(Technique):
                 )
             )
         held = costs.weight_bytes - saved
-        risk = "medium" if config.refit and config.ratio <= 0.25 and config.target == "ffn" else "high"
+        is_mild = config.refit and config.ratio <= 0.25 and config.target == "ffn"
+        risk = "medium" if is_mild else "high"
         return dataclasses.replace(
             costs,
             operators=tuple(rows),
@@ -131,7 +132,10 @@ class StructuredPrune(Technique):
             peak_low_bytes=max(held, costs.peak_low_bytes - 1.5 * saved),
             peak_high_bytes=max(held, costs.peak_high_bytes - saved),
             quality_risk="high" if costs.quality_risk == "high" else risk,
-            basis=(*costs.basis, f"structured_prune: {len(shares)} layers smaller, time by their FLOPs"),
+            basis=(
+                *costs.basis,
+                f"structured_prune: {len(shares)} layers smaller, time by their FLOPs",
+            ),
         )
 
     def suggest(self, target: Target) -> Suggestion | None:
@@ -151,8 +155,8 @@ class StructuredPrune(Technique):
             rule="redundant feed-forward channels",
             title="Remove feed-forward channels that the others can make up for",
             summary=(
-                f"About {share:.0%} of the feed-forward channels can go at less than {limit:.0%} error of"
-                " their layer's outputs after a least-squares fit."
+                f"About {share:.0%} of the feed-forward channels can go at less than {limit:.0%}"
+                " error of their layer's outputs after a least-squares fit."
             ),
             steps=(step,),
             evidence=(
@@ -194,11 +198,12 @@ def _removed(block: dict[str, Any], config: Any) -> int:
     """Units that go from one block: rounding leaves more, never fewer, than asked."""
     units = int(block["units"])
     if block["kind"] == "ffn":
-        stays = -(-round((1 - config.ratio) * units) // config.round_to) * config.round_to
+        stays: int = -(-round((1 - config.ratio) * units) // config.round_to) * config.round_to
         return max(0, units - max(stays, 1))
-    whole = min(units - 1, int(config.ratio * units + 1e-9))
+    whole: int = min(units - 1, int(config.ratio * units + 1e-9))
     if whole > 0 or block.get("shared", 1) < 2 or not block.get("by_query_heads"):
         return max(0, whole)
     shared = int(block["shared"])
     # Counted in key groups, as the units are.
-    return min(shared - 1, int(config.ratio * shared + 1e-9)) * units // shared
+    gone: int = min(shared - 1, int(config.ratio * shared + 1e-9))
+    return gone * units // shared
