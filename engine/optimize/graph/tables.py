@@ -60,7 +60,7 @@ class Tables:
         graph.eliminate_dead_code(is_boundary)
 
     def _without_mask(self, node: fx.Node, data: Container[fx.Node]) -> None:
-        """Attention that is told that it is causal skips half of the scores; a mask costs a read."""
+        """Attention that knows it is causal skips half of the scores; a mask costs a read."""
         if target_of(node) is not _ATTENTION:
             return
         at = args_of(node)
