@@ -84,6 +84,7 @@ def bound_socket(port: int | None) -> socket.socket:
         except OSError:
             listening.close()
             continue
+        listening.listen()  # an early visitor waits for the answer, and is not turned away
         return listening
     taken = f"Port {port} is taken" if port else f"The {_TRIES} ports from {DEFAULT_PORT} are taken"
     raise InputError(f"{taken}.", hint="Choose another one: workbench app --port 9000.")
