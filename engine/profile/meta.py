@@ -42,7 +42,7 @@ class OnMeta(TorchFunctionMode):
     """
 
     def __init__(self, device: str) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.device = device
 
     def __torch_function__(

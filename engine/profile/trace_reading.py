@@ -91,8 +91,8 @@ class Trace:
 def read_trace(path: Path, *, weights: Mapping[str, float] | None = None) -> Trace:
     """Reads a trace file, `.json` or `.json.gz`, of the older format or of today's.
 
-    Where it holds several of our runs, that of median length is read: one that the machine disturbed
-    is left aside.
+    Where it holds several of our runs, that of median length is read: one that the machine
+    disturbed is left aside.
 
     Args:
         path: the file.

@@ -159,7 +159,7 @@ class _Marks:
         self._kind: Any = fast or torch.profiler.record_function
         self._open: list[ExitStack] = []
 
-    def enter(self, name: str) -> None:
+    def enter(self, name: str, inputs: Any) -> None:
         """A module's call begins."""
         stack = ExitStack()
         stack.enter_context(self._kind(f"{MODULE}{name}"))
