@@ -41,7 +41,7 @@ class Choice:
 def second_moments(
     program: Program, blocks: list[Block], calls: list[Inputs]
 ) -> dict[str, tuple[Tensor, int]]:
-    """For each consumer: the sum of x x^T over its input rows, with a one appended, and how many."""
+    """For each consumer: sum of x x^T over its input rows, with a one appended, and their count."""
     sums: dict[str, tuple[Tensor, int]] = {}
     handles = []
     for block in blocks:

@@ -92,6 +92,8 @@ class Int8Linear(nn.Module):
             return self.traced(x)
         if x.dtype != torch.float32:
             return self.forward(x.float()).to(x.dtype)
+        if x.dim() < 2:  # the kernel wants rows
+            return self.forward(x.unsqueeze(0)).squeeze(0)
         if x.numel() == self.in_features:
             y = self.product(x)
             return y if self.bias is None else y + self.bias

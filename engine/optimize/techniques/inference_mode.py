@@ -110,4 +110,6 @@ class InferenceMode(Technique):
         """Gradients were on and are off."""
         if before.gradients and not after.gradients:
             return Realness("REAL", "gradients were recorded before and are not now")
+        if not before.gradients and not after.gradients:
+            return Realness("NO-OP", "outputs carried no gradients before this step either", 0.0)
         return Realness("NO-OP", "gradients are as they were", 0.0)

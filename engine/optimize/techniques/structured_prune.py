@@ -39,7 +39,7 @@ class StructuredPrune(Technique):
         "A product costs in proportion to its channels, so removed channels save time, FLOPs and"
         " memory on every hardware, without special kernels. What a removed channel contributed is"
         " partly a mixture of the others: least squares on calibration activations puts that part"
-        " on their weights. The rest is lost, and shows as quality; training afterwards recovers more."
+        " on their weights. The rest is lost, and shows as quality; training recovers more."
     )
     max_relative_error: ClassVar[float] = 0.6
 
@@ -194,7 +194,7 @@ class StructuredPrune(Technique):
         return Realness("REAL", detail, share)
 
 
-def _removed(block: dict[str, Any], config: Any) -> int:
+def _removed(block: dict[str, Any], config: Any) -> float:
     """Units that go from one block: rounding leaves more, never fewer, than asked."""
     units = int(block["units"])
     if block["kind"] == "ffn":
@@ -204,6 +204,6 @@ def _removed(block: dict[str, Any], config: Any) -> int:
     if whole > 0 or block.get("shared", 1) < 2 or not block.get("by_query_heads"):
         return max(0, whole)
     shared = int(block["shared"])
-    # Counted in key groups, as the units are.
+    # One query head of every group, counted in groups as the units are.
     gone: int = min(shared - 1, int(config.ratio * shared + 1e-9))
-    return gone * units // shared
+    return gone * units / shared
