@@ -41,7 +41,7 @@ def _suggestion(profile: Profile, machine: Machine, name: str) -> Suggestion | N
 
 
 def _together(profile: Profile, machine: Machine, free: list[Suggestion]) -> tuple[Suggestion, ...]:
-    harmless = [each for each in free if each.risk in _HARMLESS and _gain(each) >= 1.0]
+    harmless = [each for each in free if _risk(each) in _HARMLESS and _gain(each) >= 1.0]
     recipe = Recipe()
     taken: list[Suggestion] = []
     best: Prediction | None = None
@@ -68,7 +68,7 @@ def _together(profile: Profile, machine: Machine, free: list[Suggestion]) -> tup
             summary=f"{len(taken)} suggestions below change no answer, or hardly, and add up.",
             steps=recipe.steps,
             evidence=evidence,
-            risk=max((each.risk for each in taken), key=_HARMLESS.index),
+            risk=max((_risk(each) for each in taken), key=_HARMLESS.index),
             next_step="Add them all, build and measure; the waterfall shows each one's part.",
             theory=(
                 "Gains do not multiply: each step works on the time that the one before it left."
@@ -86,6 +86,11 @@ def _with(recipe: Recipe, suggestion: Suggestion) -> Recipe | None:
         return ordered(Recipe((*recipe.steps, *added)))
     except RecipeError:
         return None
+
+
+def _risk(suggestion: Suggestion) -> str:
+    """The first word of a risk: none, low, medium or high; what follows a colon explains it."""
+    return suggestion.risk.partition(":")[0].strip()
 
 
 def _gain(suggestion: Suggestion) -> float:
