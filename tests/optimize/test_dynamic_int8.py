@@ -21,8 +21,8 @@ from engine.program import held_bytes
 from engine.records import Machine
 from tests.optimize.models_to_build import FeedForward, opened, relative_error
 
-# A step of the largest value over 127 is off by 1/sqrt(12) of it: for normal values whose largest is
-# about 3 sigma, 3 / 127 / sqrt(12) = 0.7 % for weights and as much for inputs, 1 % together.
+# A step of the largest value over 127 is off by 1/sqrt(12) of it: for normal values whose largest
+# is about 3 sigma, 3 / 127 / sqrt(12) = 0.7 % for weights and as much for inputs: 1 % together.
 ROUNDING = 0.015
 
 
@@ -153,7 +153,8 @@ def test_a_layer_that_hurts_stays_and_is_named() -> None:
         opened(module, (x,)), recipe(max_layer_error=0.05, refine_above=1), machine=this_machine()
     )
     assert type(variant.program.module.up) is nn.Linear
-    assert any("up" in note and "stay in floating point" in note for note in variant.outcomes[0].notes)
+    notes = variant.outcomes[0].notes
+    assert any("up" in note and "stay in floating point" in note for note in notes)
 
 
 def test_a_layer_with_a_few_large_inputs_is_refined() -> None:
@@ -192,9 +193,7 @@ def test_a_tied_head_leaves_the_embedding_and_says_so() -> None:
 
 def test_layers_that_are_too_small_are_refused_by_default() -> None:
     with pytest.raises(StepRefused, match="no layer is left"):
-        build_variant(
-            opened(FeedForward(), X), read_recipe("dynamic_int8"), machine=this_machine()
-        )
+        build_variant(opened(FeedForward(), X), read_recipe("dynamic_int8"), machine=this_machine())
 
 
 def test_a_model_without_linear_layers_is_refused() -> None:

@@ -205,9 +205,9 @@ def test_a_ratio_below_one_group_takes_a_query_head_from_each() -> None:
     [
         ("LlamaForCausalLM", LLAMA),
         ("Qwen3ForCausalLM", LLAMA),
-        ("GPT2LMHeadModel", {}),
-        ("GPTNeoXForCausalLM", {}),
-        ("OPTForCausalLM", {}),
+        ("GPT2LMHeadModel", {"n_head": 4}),
+        ("GPTNeoXForCausalLM", {"num_attention_heads": 4}),
+        ("OPTForCausalLM", {"num_attention_heads": 4}),
         ("BertForSequenceClassification", {}),
     ],
 )
@@ -239,9 +239,7 @@ def test_a_list_of_heads_gets_shorter() -> None:
     lists = [each for each in module.modules() if isinstance(each, nn.ModuleList)]
     assert any(len(each) == 1 and "Head" in type(each[0]).__name__ for each in lists)
     # 16 wide in two heads of 8: the projection keeps the inputs of one.
-    assert any(
-        isinstance(each, nn.Linear) and each.in_features == 8 for each in module.modules()
-    )
+    assert any(isinstance(each, nn.Linear) and each.in_features == 8 for each in module.modules())
 
 
 def test_a_cache_is_derived_after_pruning() -> None:

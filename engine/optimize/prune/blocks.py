@@ -99,9 +99,7 @@ class Block:
         by_head = self.columns.reshape(groups, shared, self.width)
         columns = by_head.transpose(0, 1).reshape(shared, -1)
         rows = {name: [columns] for name in queries}
-        return replace(
-            self, producers=queries, rows=rows, columns=columns, is_by_position=True
-        )
+        return replace(self, producers=queries, rows=rows, columns=columns, is_by_position=True)
 
     @property
     def modules(self) -> tuple[str, ...]:

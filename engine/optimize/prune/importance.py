@@ -98,7 +98,7 @@ def choose(block: Block, moments: Tensor, keep: int, *, refit: bool) -> Choice:
         kept = _eliminated(full, damped, columns, keep, bias is not None)
     else:
         kept = _largest(full, moments, columns, keep)
-    features = columns[kept].flatten()
+    features = columns[kept].flatten().sort().values
     last = torch.tensor([len(moments) - 1] if bias is not None else [], dtype=torch.int64)
     stays = torch.cat((features, last))
     fitted = _fitted(full, damped, stays) if refit else full[:, stays]

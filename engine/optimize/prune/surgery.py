@@ -46,14 +46,15 @@ class Cut:
             self._cut_list()
         for name, layer in ({} if block.heads else block.producers).items():
             layouts = block.rows[name]
-            rows = layouts[min(self.layout, len(layouts) - 1)][kept].flatten()
+            # A unit's rows may lie apart: what stays keeps its order.
+            rows = layouts[min(self.layout, len(layouts) - 1)][kept].flatten().sort().values
             self._cut_outputs(layer, rows)
         for norm in block.norms:
             for name in ("weight", "bias", "running_mean", "running_var"):
                 if getattr(norm, name) is not None:
                     self._set(norm, name, getattr(norm, name)[kept])
             self._set(norm, "num_features", len(kept))
-        self._cut_inputs(block.consumer, block.columns[kept].flatten())
+        self._cut_inputs(block.consumer, block.columns[kept].flatten().sort().values)
         if block.kind == "heads":
             self._patch_counts()
 
@@ -161,9 +162,7 @@ def _ways(block: Block) -> Iterator[tuple[int, tuple[str, ...]]]:
     return itertools.product(range(layouts), patches)
 
 
-def _agrees(
-    program: Program, cuts: list[Cut], inputs: Inputs, expected: list[Tensor]
-) -> bool:
+def _agrees(program: Program, cuts: list[Cut], inputs: Inputs, expected: list[Tensor]) -> bool:
     try:
         for cut in cuts:
             cut.cut_()
