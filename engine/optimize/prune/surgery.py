@@ -17,6 +17,7 @@ from engine.program import Inputs, Program, output_tensors
 _TOLERANCE = 1e-3
 _HEAD_COUNTS = ("num_heads", "num_attention_heads", "n_heads", "n_head", "nhead")
 _KEY_COUNTS = ("num_key_value_heads", "num_kv_heads", "n_kv_heads")
+_COUNTS = (*_HEAD_COUNTS, *_KEY_COUNTS, "num_key_value_groups")
 _WIDTHS = ("split_size", "all_head_size", "inner_dim", "hidden_size", "embed_dim")
 
 
@@ -28,7 +29,7 @@ class Cut:
     block: Block
     choice: Choice
     layout: int = 0
-    patched: tuple[str, ...] = ()
+    patched: tuple[str, ...] = _COUNTS
     _undo: list[Callable[[], None]] = field(default_factory=list)
 
     def mask_(self) -> None:
@@ -155,10 +156,9 @@ def _cut_alone_(program: Program, cut: Cut, inputs: Inputs) -> bool:
 
 def _ways(block: Block) -> Iterator[tuple[int, tuple[str, ...]]]:
     layouts = max((len(each) for each in block.rows.values()), default=1)
-    counts = (*_HEAD_COUNTS, *_KEY_COUNTS, "num_key_value_groups")
     patches: tuple[tuple[str, ...], ...] = ((),)
     if block.kind == "heads":
-        patches = ((), counts, (*counts, *_WIDTHS[:3]), (*counts, *_WIDTHS))
+        patches = (_COUNTS, (), (*_COUNTS, *_WIDTHS[:3]), (*_COUNTS, *_WIDTHS))
     return itertools.product(range(layouts), patches)
 
 
