@@ -3,7 +3,7 @@
 import streamlit as st
 
 from workbench import jobs, layout, session
-from workbench.views import compare, compare_form, comparison_table
+from workbench.views import compare, compare_form, comparison_table, waterfall
 
 with layout.study_header("Compare", "is it really faster, and what did it cost?"):
     compare_form.button()
@@ -32,7 +32,7 @@ comparison_table.table(comparison, shown)
 compare.memory_and_size(comparison, shown)
 if comparison.waterfall:
     with layout.card("What each step bought"):
-        compare.waterfall(comparison)
+        waterfall.show(comparison)
 comparison_table.details(shown)
 comparison_table.texts(shown)
 compare.method(comparison)

@@ -56,9 +56,13 @@ def matching(frame: pd.DataFrame, typed: str | None) -> pd.DataFrame:
     return frame[kept]
 
 
-def megabytes(label: str, help: str | None = None, places: int = 3) -> Any:
+def megabytes(
+    label: str, help: str | None = None, places: int = 3, width: int | None = None
+) -> Any:
     """A column of MiB."""
-    return st.column_config.NumberColumn(f"{label} (MiB)", format=f"%.{places}f", help=help)
+    return st.column_config.NumberColumn(
+        f"{label} (MiB)", format=f"%.{places}f", help=help, width=width
+    )
 
 
 def share(label: str, help: str | None = None) -> Any:

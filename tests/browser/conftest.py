@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,10 +64,9 @@ def require_browser() -> str:
     return found
 
 
-def serve(home: Path) -> Iterator[Served]:
+def serve(home: Path, *, spare: bool = False) -> Generator[Served, None, None]:
     """Starts the app on a free port over a store, and ends it afterwards."""
-    environment = {**os.environ, "WORKBENCH_HOME": str(home), "WORKBENCH_SPARE": "0",
-                   "OMP_NUM_THREADS": "1"}  # fmt: skip
+    environment = {**os.environ, "WORKBENCH_HOME": str(home), "WORKBENCH_SPARE": str(int(spare))}
     process = subprocess.Popen(
         [sys.executable, "-c", "from workbench.server import run; run(0, browser=False)"],
         cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,

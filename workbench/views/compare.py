@@ -21,6 +21,7 @@ from workbench.quantities import (
     seconds_text,
 )
 
+_LONGEST_NAME = 26
 VERDICTS = {
     "FASTER": ("green", ":material/bolt:"),
     "SLOWER": ("red", ":material/slow_motion_video:"),
@@ -114,13 +115,14 @@ def latency(comparison: Comparison, shown: list[VariantResult]) -> None:
                 up = max(0.0, base.median / max(each.speedup.low, 1e-9) - median)
                 down = max(0.0, median - base.median / max(each.speedup.high, 1e-9))
             chart.add_bar(
-                x=["median", "p95"], y=[median, each.latency_ms.p95], name=each.name,
+                x=["median", "p95"], y=[median, each.latency_ms.p95],
+                name=f"{short(each.name)} · {digits(median)} ms",
                 marker_color=colour(comparison, each),
-                text=[digits(median), digits(each.latency_ms.p95)], insidetextanchor="start",
-                # Inside at the foot of tall bars, where no error bar runs through the figure.
-                textposition=["inside" if v > 0.15 * tallest else "outside"
-                              for v in (median, each.latency_ms.p95)],
-                textangle=0,
+                insidetextanchor="start",
+                text=[digits(v) if v > 0.15 * tallest else ""
+                      for v in (median, each.latency_ms.p95)],
+                # At the foot of tall bars only: elsewhere the error bar runs through the figure.
+                textposition="inside", textangle=0,
                 error_y={"type": "data", "symmetric": False, "array": [up, 0],
                          "arrayminus": [down, 0], "color": charts.ink(), "thickness": 1.6,
                          "width": 5},
@@ -190,7 +192,8 @@ def _pareto_chart(
         tint = colour(comparison, each)
         is_front = index in front
         chart.add_scatter(
-            x=[times[index]], y=[value], mode="markers+text", name=each.name, text=[each.name],
+            x=[times[index]], y=[value], mode="markers+text", name=each.name,
+            text=[short(each.name)], cliponaxis=False,
             textposition=places[index], showlegend=False,
             marker={"size": 11 + 16 * ((each.size_bytes or 0) / largest) ** 0.5,
                     "color": tint if is_front else "rgba(0,0,0,0)",
@@ -229,11 +232,14 @@ def _label_places(times: list[float]) -> list[str]:
     """Above and below in turn where points stand close to each other."""
     order = sorted(range(len(times)), key=times.__getitem__)
     near = 0.16 * (max(times) or 1.0)
-    places = ["top center"] * len(times)
+    heights = ["top"] * len(times)
     for before, after in itertools.pairwise(order):
-        if times[after] - times[before] < near and places[before] == "top center":
-            places[after] = "bottom center"
-    return places
+        if times[after] - times[before] < near and heights[before] == "top":
+            heights[after] = "bottom"
+    # Beside the axis a label runs to the right, and on the other side to the left.
+    edges = (0.3 * max(times), 0.85 * max(times))
+    sides = ["right" if x < edges[0] else "left" if x > edges[1] else "center" for x in times]
+    return [f"{height} {side}" for height, side in zip(heights, sides, strict=True)]
 
 
 def _size_bars(comparison: Comparison, shown: list[VariantResult], field: str, key: str) -> None:
@@ -243,7 +249,7 @@ def _size_bars(comparison: Comparison, shown: list[VariantResult], field: str, k
         return
     values = [getattr(each, field) for each in kept]
     chart = charts.bars(
-        [each.name for each in kept], [value / 2**20 for value in values],
+        [short(each.name) for each in kept], [value / 2**20 for value in values],
         [bytes_text(value) for value in values], unit="MiB",
         colours=[colour(comparison, each) for each in kept],
     )  # fmt: skip
@@ -255,29 +261,6 @@ def _size_bars(comparison: Comparison, shown: list[VariantResult], field: str, k
         else "No variant needs less than the baseline."
     )
     charts.show(chart, words, key=key)
-
-
-def waterfall(comparison: Comparison) -> None:
-    """What each step of the recipe bought, measured in the same run."""
-    rows = comparison.waterfall
-    chart = charts.figure(height=300, y="latency (ms)")
-    tints = [charts.BASELINE]
-    for each in rows[1:]:
-        tints.append({"FASTER": charts.GOOD, "SLOWER": charts.BAD}.get(each.verdict, "#a1a8b8"))
-    chart.add_bar(
-        x=[each.label for each in rows], y=[each.latency_ms for each in rows], marker_color=tints,
-        text=[digits(each.latency_ms) for each in rows], textposition="outside", cliponaxis=False,
-        hovertemplate="%{x}: %{y:.4g} ms<extra></extra>",
-    )  # fmt: skip
-    gains = [each for each in rows[1:] if each.speedup]
-    best = max(gains, key=lambda each: each.speedup.median if each.speedup else 0, default=None)
-    words = "Each bar is one more step than the one before it, measured interleaved."
-    if best is not None:
-        words = f"{best.label} buys the most: {interval_text(best.speedup)} on its own. " + words
-    idle = [each.label for each in rows[1:] if each.verdict in ("EQUIVALENT", "INCONCLUSIVE")]
-    if idle:
-        words += f" Inside the noise: {', '.join(idle)}."
-    charts.show(chart, words, key=f"waterfall_{comparison.id}")
 
 
 def verdict_line(variant: VariantResult) -> None:
@@ -331,6 +314,11 @@ def method(comparison: Comparison) -> None:
             st.warning(warning, icon=":material/warning:")
 
 
+def short(name: str) -> str:
+    """A variant's name as it fits beside a mark."""
+    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
+
+
 def colour(comparison: Comparison, variant: VariantResult) -> str:
     """The fixed colour of a variant in every chart of its comparison."""
     names = [each.name for each in comparison.variants]
@@ -351,7 +339,9 @@ def _quality_figure(best: VariantResult) -> Figure:
         error = best.fidelity.relative_error if best.fidelity else None
         return Figure("Relative output error", digits(error) if error is not None else MISSING,
                       help="No quality data: fidelity to the baseline stands for it.")  # fmt: skip
-    change = f"{found.difference:+.3g}" if found.difference else None
+    change = None
+    if found.difference and abs(found.difference) > 1e-4 * abs(found.value):
+        change = f"{found.difference:+.3g}"
     good = None
     if found.difference and not _is_noise(found):
         good = (found.difference > 0) == found.higher_is_better

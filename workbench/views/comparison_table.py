@@ -33,22 +33,23 @@ def table(comparison: Comparison, shown: list[VariantResult]) -> None:
         st.dataframe(
             frame, hide_index=True, key=f"table_{comparison.id}", height="content",
             column_config={
-                "Variant": st.column_config.TextColumn(pinned=True, width="small"),
-                "Steps": st.column_config.ListColumn(width="medium"),
-                "Verdict": st.column_config.TextColumn(width="small"),
-                "Median": st.column_config.NumberColumn("Median (ms)", format="%.3g"),
+                "Variant": st.column_config.TextColumn(pinned=True, width=120),
+                "Steps": st.column_config.ListColumn(width=170),
+                "Verdict": st.column_config.TextColumn(width=115),
+                "Median": st.column_config.NumberColumn("Median (ms)", format="%.3g", width=92),
                 "Speed-up": st.column_config.ProgressColumn(
                     format="%.2f×", min_value=0.0, max_value=max(1.0, top), color="primary",
+                    width=130,
                 ),
-                "95 %": st.column_config.TextColumn(width="small"),
-                "Predicted": st.column_config.TextColumn(width="small"),
+                "95 %": st.column_config.TextColumn(width=82),
+                "Predicted": st.column_config.TextColumn(width=82),
                 "Runs": st.column_config.LineChartColumn(
-                    width="small", help="Raw samples, in the order in which they were taken.",
+                    width=70, help="Raw samples, in the order in which they were taken.",
                 ),
-                "Quality": st.column_config.NumberColumn(_metric(shown), format="%.4g"),
-                "Change": st.column_config.NumberColumn(format="%+.3g"),
-                "Peak": tables.megabytes("Peak", "Peak tensor memory", 1),
-                "Size": tables.megabytes("Size", "Bytes of the weights held", 2),
+                "Quality": st.column_config.NumberColumn(_metric(shown), format="%.4g", width=78),
+                "Change": st.column_config.NumberColumn(format="%+.3f", width=68),
+                "Peak": tables.megabytes("Peak", "Peak tensor memory", 1, 84),
+                "Size": tables.megabytes("Size", "Bytes of the weights held", 2, 80),
             },
         )  # fmt: skip
 
@@ -113,7 +114,7 @@ def _row(each: VariantResult) -> dict[str, object]:
             each.speedup.median if each.speedup else None
         ),
         "95 %": f"{digits(each.speedup.low)} – {digits(each.speedup.high)}"
-        if each.speedup else MISSING,
+        if each.speedup and each.verdict != "BASELINE" else MISSING,
         "Predicted": range_text(each.prediction.speedup) if each.prediction else MISSING,
         "Runs": list(samples[::stride]),
         "Quality": quality.value if quality else fidelity,

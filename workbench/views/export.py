@@ -104,10 +104,12 @@ def _artifact(each: Artifact, *, is_open: bool) -> None:
         )
         with st.expander("Certificate", expanded=is_open, icon=":material/workspace_premium:"):
             _certificate(each.certificate, content_key(each))
-        if st.button(
+        folder = folder_of(each)
+        again = st.button(
             "Verify again", key=f"verify_{content_key(each)}", icon=":material/fact_check:",
             help="Loads it in a clean process and holds it against its certificate.",
-        ) and jobs.start("verify", f"Verify {Path(each.path).name}", path=each.path):  # fmt: skip
+        )  # fmt: skip
+        if again and jobs.start("verify", f"Verify {folder.name}", path=str(folder)):
             st.rerun()
 
 
@@ -123,18 +125,21 @@ def _certificate(found: Certificate, key: str) -> None:
         st.markdown(f":material/timer: {timed}")
     for note in found.notes:
         st.markdown(f":material/info: {note}")
-    left, right = st.columns(2)
-    with left:
-        st.caption("Versions")
-        st.markdown(" ".join(f":gray-badge[{name} {v}]" for name, v in found.versions.items()))
-    with right:
-        st.caption("Files (SHA-256)")
-        lines = [f"{value[:16]}…  {name}" for name, value in found.hashes.items()]
-        st.code("\n".join(lines) or "none", language=None)
+    st.caption("Versions")
+    st.markdown(" ".join(f":gray-badge[{name} {v}]" for name, v in found.versions.items()))
+    st.caption("Files (SHA-256)")
+    lines = [f"{value[:24]}…  {name}" for name, value in found.hashes.items()]
+    st.code("\n".join(lines) or "none", language=None)
     st.download_button(
         "certificate.json", to_json(found), file_name="certificate.json", mime="application/json",
         icon=":material/download:", on_click="ignore", key=f"certificate_{key}",
     )  # fmt: skip
+
+
+def folder_of(each: Artifact) -> Path:
+    """The folder of an artifact; its path may be the file of the model in it."""
+    path = Path(each.path)
+    return path.parent if path.suffix else path
 
 
 def content_key(each: Artifact) -> str:

@@ -14,6 +14,7 @@ from engine.optimize.recipe import ordered, recipe_text, recipe_yaml
 from engine.records import Prediction, Profile, Recipe, Settings, Step
 from workbench import charts, forms, jobs, layout, session
 from workbench.quantities import bytes_text, count_text, digits, ms_text, range_text
+from workbench.views import compare, waterfall
 from workbench.views.suggestions import RISK_COLOURS
 
 _STAGES = {
@@ -150,13 +151,11 @@ def measured(profile: Profile) -> None:
     for comparison in session.comparisons(profile.study.id):
         for variant in comparison.variants:
             if variant.recipe == wanted and variant.steps:
-                from workbench.views import compare
-
                 with layout.card("Measured"):
                     compare.verdict_line(variant)
                     compare.outcomes(variant)
-                    if comparison.waterfall:
-                        compare.waterfall(comparison)
+                    if wanted in waterfall.recipes(comparison):
+                        waterfall.show(comparison, wanted)
                     layout.button("Open the comparison", "compare")
                 return
 
