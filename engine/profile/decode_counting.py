@@ -17,8 +17,8 @@ from engine.profile.phases import state_tensors
 from engine.program import Decoder, Inputs, Program, token_ids
 from engine.records import Workload
 
-# Below these every step is counted: deriving takes 13 runs of the module.
-_MIN_STEPS = 24
+# Below these every step is counted: deriving takes 21 runs of the module.
+_MIN_STEPS = 32
 _MAX_CALLS = 8_000
 _OPERATORS_PER_MODULE = 4
 
@@ -74,9 +74,13 @@ def count_long_generation(
     """The counts of all steps; None where they do not follow from a few."""
     steps = (workload.new_tokens or 1) - 1
     prefill = _prefill(program, inputs, counting)
-    parts = [(at, _step(program, inputs, at, counting)) for at in sampled_steps(steps)]
+    # The step after prefill stands apart: its cache comes from another part of the code.
+    early = _step(program, inputs, 1, counting)
+    parts = [(at, _step(program, inputs, at, counting)) for at in sampled_steps(2, steps)]
     total = sum_over_steps(
-        [(at, StepCounts(part.rows, part.peak_bytes, part.left_bytes)) for at, part in parts], steps
+        [(at, StepCounts(part.rows, part.peak_bytes, part.left_bytes)) for at, part in parts],
+        2,
+        steps,
     )
     if total is None:
         return None
@@ -84,17 +88,23 @@ def count_long_generation(
     last = dict(parts)[steps]
     glue = _glue(program, workload, inputs, prefill.logits, counting)
     rows: dict[Key, Row] = defaultdict(Row)
-    for each in (prefill.rows, step_rows, glue.rows):
+    for each in (prefill.rows, early.rows, step_rows, glue.rows):
         for key, row in each.items():
             rows[key].add(row)
     calls = defaultdict(int, prefill.calls)
-    for name, times in last.calls.items():
-        calls[name] += times * steps
-    begun = prefill.left_bytes
+    for part, times in ((early, 1), (last, steps - 1)):
+        for name, called in part.calls.items():
+            calls[name] += called * times
+    begun = prefill.left_bytes + early.left_bytes
     return LongGeneration(
         rows,
         calls,
-        max(prefill.peak_bytes, begun + step_peak, begun + step_left + glue.left_bytes),
+        max(
+            prefill.peak_bytes,
+            prefill.left_bytes + early.peak_bytes,
+            begun + step_peak,
+            begun + step_left + glue.left_bytes,
+        ),
         max(prefill.cache_bytes, last.cache_bytes),
         glue.left_bytes,
     )
@@ -113,12 +123,19 @@ def _prefill(program: Program, inputs: Inputs, counting: Counting) -> _Part:
 
 
 def _step(program: Program, inputs: Inputs, at: int, counting: Counting) -> _Part:
-    """Step `at` of a generation (1 is the first after prefill), from a prefill of its prefix."""
+    """Step `at` of a generation, 1 being the first after prefill.
+
+    A later one follows a step, as it really does: what autograd keeps of a cache depends on where
+    it came from.
+    """
     decoder = _decoder(program)
     token = torch.empty_like(token_ids(inputs)[:, :1])
     with program.entered(), counting(program, inputs, generates=True) as counter:
         # Made inside, so that the prefix counts as memory that the step before has left.
-        logits, state = decoder.prefill(program.module, _longer(inputs, at - 1))
+        kept = list(decoder.prefill(program.module, _longer(inputs, max(0, at - 2))))
+        if at > 1:
+            kept += decoder.step(program.module, token, kept.pop())
+        state = kept.pop()
         counter.rows = defaultdict(Row)
         counter.stack.calls.clear()
         begun = counter.memory.peak = counter.memory.live
@@ -127,7 +144,7 @@ def _step(program: Program, inputs: Inputs, at: int, counting: Counting) -> _Par
             newest, state = decoder.step(program.module, token, state)
         left = counter.memory.live - begun
     cache = _cache_bytes(decoder, state)
-    del logits
+    del kept
     peak = counter.memory.peak - begun
     return _Part(counter.rows, dict(counter.stack.calls), peak, left, cache, newest.detach())
 

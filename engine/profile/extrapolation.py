@@ -26,26 +26,27 @@ class StepCounts:
     left_bytes: int
 
 
-def sampled_steps(steps: int) -> tuple[int, ...]:
-    """Which of the steps 1..steps to run: first three to fit, then three to check."""
-    middle = (1 + steps) // 2
-    return (1, middle, steps, 2, middle + 1, steps - 1)
+def sampled_steps(first: int, last: int) -> tuple[int, ...]:
+    """Which of the steps first..last to run: three to fit, then three to check."""
+    middle = (first + last) // 2
+    return (first, middle, last, first + 1, middle + 1, last - 1)
 
 
 def sum_over_steps(
-    samples: Sequence[tuple[int, StepCounts]], steps: int
+    samples: Sequence[tuple[int, StepCounts]], first: int, last: int
 ) -> tuple[dict[Key, Row], int, int] | None:
     """Rows of all steps together, their peak and what they leave; None where it would not be exact.
 
     Args:
         samples: steps with what they cost, as `sampled_steps` lists them.
-        steps: how many there are.
+        first: the first step.
+        last: the last step.
     """
-    first = samples[0][1].rows
-    if any(each.rows.keys() != first.keys() for _, each in samples):
+    keys = samples[0][1].rows.keys()
+    if any(each.rows.keys() != keys for _, each in samples):
         return None
     total: dict[Key, Row] = {}
-    for key in first:
+    for key in keys:
         row = Row()
         for _, each in samples:
             row.add(each.rows[key])
@@ -53,14 +54,14 @@ def sum_over_steps(
             curve = _curve([(at, getattr(each.rows[key], name)) for at, each in samples])
             if curve is None:
                 return None
-            setattr(row, name, curve.total(steps))
+            setattr(row, name, curve.total(first, last))
         total[key] = row
     peaks = _curve([(at, each.peak_bytes) for at, each in samples])
     leaves = _curve([(at, each.left_bytes) for at, each in samples])
     if peaks is None or leaves is None:
         return None
     peak = live = 0
-    for at in range(1, steps + 1):
+    for at in range(first, last + 1):
         peak = max(peak, live + peaks.at(at))
         live += leaves.at(at)
     return total, peak, live
@@ -77,10 +78,13 @@ class _Curve:
     def at(self, n: int) -> int:
         return int(self.a * n * n + self.b * n + self.c)
 
-    def total(self, n: int) -> int:
-        """The sum of its values at 1..n."""
+    def total(self, first: int, last: int) -> int:
+        """The sum of its values at first..last."""
+        return int(self._up_to(last) - self._up_to(first - 1))
+
+    def _up_to(self, n: int) -> Fraction:
         squares = Fraction(n * (n + 1) * (2 * n + 1), 6)
-        return int(self.a * squares + self.b * Fraction(n * (n + 1), 2) + self.c * n)
+        return self.a * squares + self.b * Fraction(n * (n + 1), 2) + self.c * n
 
 
 def _curve(points: Sequence[tuple[int, int]]) -> _Curve | None:
