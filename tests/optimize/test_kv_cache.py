@@ -276,6 +276,33 @@ def test_verify_wants_a_cache_and_fewer_flops() -> None:
     assert owner.verify(before, before).verdict == "NO-OP"
 
 
+class Repeated(tiny.GroupedQueries):
+    """Grouped queries as transformers writes them: keys and values repeated by expand."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, tokens, _ = x.shape
+
+        def split(projected: Tensor, heads: int) -> Tensor:
+            made = projected.view(batch, tokens, heads, self.head_width).transpose(1, 2)
+            repeats = self.heads // heads
+            grown = made[:, :, None].expand(batch, heads, repeats, tokens, self.head_width)
+            return grown.reshape(batch, self.heads, tokens, self.head_width)
+
+        key, value = (split(p(x), self.key_heads) for p in (self.k_proj, self.v_proj))
+        query = split(self.q_proj(x), self.heads)
+        mixed = nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+        return self.o_proj(mixed.transpose(1, 2).reshape(batch, tokens, -1))
+
+
+def test_key_heads_are_not_repeated_for_fused_attention() -> None:
+    graphs = derive_decoder_graphs(tiny.language(Repeated), tiny.prompt())
+    for function in graphs.functions.values():
+        targets = [str(node.target) for node in function.graph.nodes]
+        assert not any("expand" in each for each in targets)
+    _, *cache = graphs.prefill(tiny.prompt(7, batch=2))
+    assert [tuple(each.shape) for each in cache] == [(2, 2, 7, 4), (2, 2, 7, 4)]
+
+
 class MaskGiven(tiny.Rotary):
     """Scaled dot-product attention with a causal mask made of positions."""
 

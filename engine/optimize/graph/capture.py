@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 
 from engine.errors import StepRefused
 from engine.optimize.graph.exporting import export
+from engine.optimize.graph.grouping import share_key_heads
 from engine.optimize.graph.nodes import (
     SOURCE,
     args_of,
@@ -97,6 +98,7 @@ def capture(module: nn.Module, ids: Tensor, *, max_length: int | None = None) ->
         exported = export(_LogitsOnly(module), (example,), ((0, 1),))
         graph, root, users = rebuild(exported, module)
     restore_(root, packed)
+    share_key_heads(graph)
     (ids_node,) = users
     shape = ids_node.meta["val"].shape
     if not isinstance(shape[1], torch.SymInt):
