@@ -136,7 +136,8 @@ class OperatorCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
                     return parts
             self._whole.add(func)
         out = func(*args, **given)
-        self._note(func, args, given, out)
+        if func.namespace != "profiler":  # marks that an optimizer sets
+            self._note(func, args, given, out)
         return out
 
     def _note(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
@@ -156,10 +157,9 @@ class OperatorCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         else:
             row.flops += flops
             row.low_precision_flops += flops if is_low_precision(func, inputs) else 0
-        for each in inputs:
-            key = each.untyped_storage()._cdata
-            if key in self._weights:
-                row.weights[key] = self._weights[key]
+        if moved:  # a view of a weight does not read it
+            keys = [each.untyped_storage()._cdata for each in inputs]
+            row.weights |= {key: self._weights[key] for key in keys if key in self._weights}
         self._note_shapes(row, moved, inputs)
 
     def _note_shapes(self, row: Row, moved: int, inputs: list[Tensor]) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.attention import SDPBackend
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import _disable_current_modes
 
 from engine.program import Program
 
@@ -69,10 +70,11 @@ def _attention_of_cpu(
     enable_gqa: bool = False,
 ) -> Tensor:
     given: dict[str, Any] = {"scale": scale}
-    likes = [torch.empty(each.shape, dtype=each.dtype) for each in (query, key, value)]
-    mask = None if attn_mask is None else torch.empty(attn_mask.shape, dtype=attn_mask.dtype)
     choice: Any = torch._fused_sdp_choice  # private: which kernel torch takes on this device
-    chosen = choice(*likes, mask, dropout_p, is_causal, enable_gqa=enable_gqa, **given)
+    with _disable_current_modes():  # no part of the model's run
+        likes = [torch.empty(each.shape, dtype=each.dtype) for each in (query, key, value)]
+        mask = None if attn_mask is None else torch.empty(attn_mask.shape, dtype=attn_mask.dtype)
+        chosen = choice(*likes, mask, dropout_p, is_causal, enable_gqa=enable_gqa, **given)
     if chosen != _FLASH or query.device.type != "meta":
         return functional.scaled_dot_product_attention(
             query, key, value, attn_mask, dropout_p, is_causal, enable_gqa=enable_gqa, **given

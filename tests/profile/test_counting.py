@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from engine.profile import formulas
 from engine.profile.counting import count
 from engine.profile.execution import run_workload
 from engine.program import ExecutionContext, Program, RecomputeDecoder
@@ -44,6 +45,30 @@ def test_what_has_no_formula_is_listed_with_its_module():
     assert listed["aten::relu"].modules == ("(model)",)
     assert "aten::addmm" not in listed
     assert "aten::t" not in listed  # a view does no arithmetic
+
+
+def test_what_only_looks_on_is_not_listed():
+    program, inputs = decoder()
+    listed = {each.operator for each in count(program, Workload("train_step"), inputs).not_counted}
+    assert not {each for each in listed if "record_function" in each or "choice" in each}
+    assert "aten::addcdiv_" in listed  # the optimizer's own arithmetic is
+
+
+def test_the_bytes_of_a_weight_stand_in_the_rows_that_read_it():
+    program, inputs = mlp()
+    rows = count(program, FORWARD, inputs).operators
+    read = {(each.name, each.module): each.weight_bytes for each in rows if each.weight_bytes}
+    assert read == {("aten::addmm", "up"): 4 * (512 + 32), ("aten::addmm", "down"): 4 * (128 + 4)}
+
+
+def test_an_operator_can_be_given_a_formula(monkeypatch):
+    monkeypatch.setattr(formulas, "_FORMULAS", dict(formulas._FORMULAS))
+    program, inputs = mlp(rows=8)
+    before = count(program, FORWARD, inputs)
+    formulas.register_formula("aten.relu", lambda args, out: out.numel())
+    after = count(program, FORWARD, inputs)
+    assert after.totals.flops == before.totals.flops + 8 * 32
+    assert "aten::relu" not in {each.operator for each in after.not_counted}
 
 
 def test_tied_parameters_count_once():
