@@ -78,3 +78,12 @@ def test_a_model_without_a_decoder_does_not_generate():
 def test_a_language_model_trains():
     program, inputs = decoder()
     assert run_workload(program, Workload("train_step"), inputs)["loss"] > 0
+
+
+def test_a_train_step_leaves_the_callers_random_numbers_alone():
+    program, inputs = mlp()
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    run_workload(program, Workload("train_step"), inputs)
+    assert torch.equal(torch.rand(3), expected)
