@@ -1,4 +1,4 @@
-"""A Linear layer with int8 weights and int8 activations, run by an int8 kernel."""
+"""From float Linear layers to int8 ones, and back."""
 
 from __future__ import annotations
 
@@ -60,14 +60,16 @@ def to_float_(module: nn.Module) -> nn.Module:
     return module.to_float() if isinstance(module, Int8Linear) else module
 
 
-def layer_errors(module: nn.Module, inputs: Tensor) -> tuple[float, float]:
-    """Relative errors of the outputs on these inputs: as an int8 layer, and as a refined one."""
+def layer_errors(module: nn.Module, rows: Tensor) -> tuple[float, float]:
+    """Relative errors of the outputs for many rows [rows, in]: as an int8 layer, and refined."""
     with torch.inference_mode():
-        expected: Tensor = module(inputs)
-        norm = float(expected.float().norm())
+        expected: Tensor = module(rows).float()
+        norm = float(expected.norm())
         if norm == 0:
             return 0.0, 0.0
         layer = quantized(module)
-        plain = float((layer(inputs).float() - expected.float()).norm()) / norm
-        layer.is_refined = True
-        return plain, float((layer(inputs).float() - expected.float()).norm()) / norm
+        errors = []
+        for is_refined in (False, True):
+            layer.is_refined = is_refined
+            errors.append(float((layer(rows).float() - expected).norm()) / norm)
+        return errors[0], errors[1]

@@ -17,10 +17,11 @@ from engine.optimize.quantize.int8_linear import (
     quantized,
 )
 from engine.optimize.technique import BuildContext
-from engine.program import Inputs, Program
+from engine.program import Inputs, Program, logits_of
 
 _CALIBRATION_CALLS = 4
 _ROWS_A_LAYER = 256
+_ERROR_CALLS, _REFINING_STEPS = 2, 16
 # A second product has to take away at least this part of the error.
 _WORTH_REFINING = 0.7
 
@@ -88,16 +89,26 @@ def quantize_layers_(program: Program, context: BuildContext) -> list[str]:
             f" {config.max_layer_error}.",
             hint="Raise max_layer_error.",
         )
-    _replace_(module, left, refined, context)
+    expected = _outputs(program, context)
+    made = _replace_(module, left, refined, context)
+    moved = _refine_until_close_(program, made, expected, context)
     tried = "calibration data" if context.calibration else "the workload's own inputs"
-    notes = [f"dynamic_int8: {len(left)} of {len(every)} Linear layers are int8, tried on {tried}."]
+    notes = [
+        f"dynamic_int8: {len(left)} of {len(every)} Linear layers are int8; on {tried} the outputs"
+        f" move by {moved:.3f}."
+    ]
+    if moved > config.max_error:
+        notes.append(
+            f"That is above max_error {config.max_error}, with every layer refined: exclude the"
+            " layers that move most."
+        )
     worst = max((each for each in reached if each in left), key=reached.__getitem__, default=None)
     if worst is not None:
         notes.append(f"The layer that moves most is {worst}: {reached[worst]:.3f} relative error.")
-    finer = sorted(refined & set(left))
+    finer = [name for name, layer in made.items() if layer.is_refined]
     if finer:
         notes.append(
-            f"{len(finer)} layers get a second int8 product for what rounding their inputs leaves:"
+            f"{len(finer)} layers add a second int8 product, where many rows are rounded:"
             f" {', '.join(finer[:3])}{', ...' if len(finer) > 3 else ''}."
         )
     if hurt:
@@ -110,6 +121,44 @@ def quantize_layers_(program: Program, context: BuildContext) -> list[str]:
             f" copy."
         )
     return notes
+
+
+def _refine_until_close_(
+    program: Program, made: dict[str, Int8Linear], expected: list[Tensor], context: BuildContext
+) -> float:
+    """Refines more layers, the first ones first, until the outputs are close; gives their error.
+
+    What an early layer adds passes through all that follow.
+    """
+    plain = [layer for layer in made.values() if not layer.is_refined]
+    step = -(-len(plain) // _REFINING_STEPS) or 1
+    error = _error(_outputs(program, context), expected)
+    for start in range(0, len(plain), step):
+        if error <= context.config.max_error:
+            break
+        for layer in plain[start : start + step]:
+            layer.is_refined = True
+        context.progress(0.7 + 0.3 * start / len(plain), "refining")
+        error = _error(_outputs(program, context), expected)
+    return error
+
+
+def _outputs(program: Program, context: BuildContext) -> list[Tensor]:
+    calls = [each.inputs for each in context.calibration[:_ERROR_CALLS]] or [context.inputs]
+    gradients, program.context.gradients = program.context.gradients, False
+    try:
+        return [logits_of(program.forward(inputs)).float() for inputs in calls]
+    finally:
+        program.context.gradients = gradients
+
+
+def _error(given: list[Tensor], expected: list[Tensor]) -> float:
+    squares = [
+        ((one - other).double().square().sum(), other.double().square().sum())
+        for one, other in zip(given, expected, strict=True)
+    ]
+    lost, whole = (float(sum(each)) for each in zip(*squares, strict=True))
+    return (lost / whole) ** 0.5 if whole else 0.0
 
 
 def measured_errors(
@@ -144,7 +193,7 @@ def measured_errors(
 
 def _replace_(
     module: nn.Module, chosen: dict[str, nn.Module], refined: set[str], context: BuildContext
-) -> None:
+) -> dict[str, Int8Linear]:
     made: dict[int, Int8Linear] = {}
     wanted = {id(layer): name for name, layer in chosen.items()}
     done = 0
@@ -155,8 +204,9 @@ def _replace_(
             if id(child) not in made:
                 made[id(child)] = quantized(child, is_refined=wanted[id(child)] in refined)
                 done += 1
-                context.progress(0.3 + 0.7 * done / len(chosen), wanted[id(child)])
+                context.progress(0.3 + 0.4 * done / len(chosen), wanted[id(child)])
             parent._modules[name] = made[id(child)]
+    return {wanted[key]: layer for key, layer in made.items()}
 
 
 def _shape(layer: nn.Module) -> tuple[int, int]:

@@ -22,12 +22,11 @@ if TYPE_CHECKING:
     from engine.records import Workload
 
 _VNNI = ("avx512_vnni", "avx_vnni", "amx_int8", "i8mm")
-# What quantizing a row and scaling it back costs a call beyond a float product: measured 0.008 to
-# 0.020 ms with FBGEMM on one to eight rows, 0.030 with row scales on many.
-_CALL_LOW_MS, _CALL_HIGH_MS = 0.006, 0.030
-# Int8 time over float32 time of the product itself. Measured with VNNI: 0.28 to 0.40 for one row of
-# 8000 to 32000 channels, 0.26 to 0.60 for 64 to 512 rows.
-_WITH_VNNI, _WITHOUT = (0.24, 0.60), (0.50, 1.30)
+# Measured with AVX-512 VNNI on weights that no cache held, 768 x 768 to 768 x 1920, over float32:
+# one row 0.35 to 0.41 on one and two cores, 0.57 to 0.65 with the second product; 64 rows 0.3 to
+# 0.6. A call costs 0.01 to 0.03 ms beyond its product.
+_WITH_VNNI, _WITHOUT = (0.30, 0.70), (0.50, 1.50)
+_CALL_LOW_MS, _CALL_HIGH_MS = 0.005, 0.030
 _PRODUCTS = ("linear", "addmm", "::mm", "matmul")
 # Rows slower than this a call have something to win; under it, the call itself is the time.
 _WORTH_MS = 0.03
@@ -38,11 +37,11 @@ class DynamicInt8(Technique):
 
     Weights are rounded once, with one scale for each output channel; activations while the model
     runs, with one scale for each token. The products are computed by int8 kernels (FBGEMM on x86).
-    Everything else stays in floating point. A layer whose inputs have a few very large values gets
-    a second product with what rounding them left over (`refine_above`). Small layers get slower,
-    since rounding the activations costs a fixed time a call: `min_features` leaves them out. With
-    `max_layer_error` each layer is tried on calibration inputs first, and left in floating point
-    where its outputs move further than that.
+    Everything else stays in floating point. Layers are tried on calibration inputs: one that moves
+    its outputs further than `refine_above` adds a second product with what rounding its inputs left
+    over, and more do until the model's outputs move by less than `max_error`; one that still moves
+    further than `max_layer_error` stays in floating point. Narrow layers gain nothing:
+    `min_features` leaves them out.
     """
 
     name: ClassVar[str] = "dynamic_int8"
@@ -57,12 +56,9 @@ class DynamicInt8(Technique):
     )
     theory: ClassVar[str] = (
         "A weight of one byte instead of four lets a memory-bound product (one token at a time)"
-        " read a"
-        " quarter, and VNNI instructions multiply four int8 pairs where AVX-512 multiplies one in"
-        " float32."
-        " Rounding to 255 levels adds an error of about 1 % a layer; a scale for each channel and"
-        " token"
-        " keeps one large value from coarsening all the others."
+        " read a quarter, and VNNI instructions multiply four int8 pairs where AVX-512 multiplies"
+        " one in float32. Rounding to 255 levels adds an error of about 1 % a layer; a scale for"
+        " each channel and token keeps one large value from coarsening all the others."
     )
     sample: ClassVar[str] = "random_llama"
     max_relative_error: ClassVar[float] = 0.05
@@ -75,8 +71,8 @@ class DynamicInt8(Technique):
             "", "Layers to leave in floating point: parts of their names, parted by |."
         )
         min_features: int = param(
-            256,
-            "Layers with fewer inputs or outputs stay in floating point: they would get slower.",
+            384,
+            "Layers with fewer inputs or outputs stay in floating point: they gain nothing.",
             low=1, high=65536, step=64, unit="features",
         )  # fmt: skip
         max_layer_error: float = param(
@@ -87,8 +83,13 @@ class DynamicInt8(Technique):
 
         refine_above: float = param(
             0.015,
-            "A layer whose outputs move further than this gets a second int8 product for what"
+            "A layer whose outputs move further than this adds a second int8 product with what"
             " rounding its inputs left over, where that helps.", low=0.0, high=1.0, step=0.005,
+        )  # fmt: skip
+        max_error: float = param(
+            0.026,
+            "More layers add a second product until the model's outputs move by less than this on"
+            " calibration inputs.", low=0.0, high=1.0, step=0.005,
         )  # fmt: skip
 
     def inspect(self, program: Program, inputs: Inputs, workload: Workload) -> dict[str, Any]:
@@ -150,9 +151,8 @@ class DynamicInt8(Technique):
             quality_risk="medium" if costs.quality_risk in ("none", "low") else costs.quality_risk,
             basis=(
                 *costs.basis,
-                f"dynamic_int8: {len(layers)} layers at {low:.2f} to {high:.2f} of their"
-                f" product's time"
-                f" plus {_CALL_LOW_MS:.3f} to {_CALL_HIGH_MS:.3f} ms a call",
+                f"dynamic_int8: {len(layers)} layers at {low:.2f} to {high:.2f} of their product's"
+                f" time plus {_CALL_LOW_MS:.3f} to {_CALL_HIGH_MS:.3f} ms a call",
             ),
         )
 
