@@ -125,6 +125,24 @@ def show_ended(verbs: tuple[str, ...]) -> None:
             st.code(log_text(status.id), language=None)
 
 
+def show_verified() -> None:
+    """How the last verification of this tab ended."""
+    ended = session.current().ended
+    if ended is None or client.status(session.store(), ended).verb != "verify":
+        return
+    try:
+        found = api.result(ended, Artifact, store=session.store())
+    except WorkbenchError:
+        return  # `show_ended` tells why
+    if found.verdict == "PASSED":
+        st.success(
+            f"Verified again: every check held for {found.path}.", icon=":material/verified:"
+        )
+    else:
+        failed = [each.name for each in found.certificate.checks if not each.passed]
+        st.error(f"Verified again: FAILED ({', '.join(failed)}).", icon=":material/gpp_bad:")
+
+
 def ended_error(verbs: tuple[str, ...]) -> ErrorRecord | None:
     """The error with which the last job of this tab ended, if it was one of the verbs."""
     ended = session.current().ended

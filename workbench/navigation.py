@@ -55,6 +55,11 @@ def page(name: str) -> StreamlitPage:
     )
 
 
+def name_of(shown: StreamlitPage) -> str:
+    """The name of a page; the default page's address is empty."""
+    return shown.url_path or PAGES[0].name
+
+
 def go(name: str) -> None:
     """Switches to a page; the study and the comparison stay."""
     from workbench.session import address
@@ -67,7 +72,7 @@ def leave_open(shown: StreamlitPage) -> None:
     from workbench.session import current
 
     following, current().leave_open_for = current().leave_open_for, None
-    if following is not None and shown == page(PAGES[0].name):
+    if following is not None and name_of(shown) == PAGES[0].name:
         go(following)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from engine import api
 from engine.records import ErrorRecord, Recipe, replace
 from engine.store import Store
 from tests.workbench import fixture_store
@@ -263,3 +264,17 @@ def _has(app: AppTest, key: str) -> bool:
 
 def _first(app: AppTest) -> None:
     next(each for each in app.button if str(each.key).startswith("add_")).click().run()
+
+
+def test_a_model_that_was_opened_leads_on_to_runtime(
+    filled: Store, open_page: Open, told: ToldJobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api, "result", lambda job, kind, store: fixture_store.profile())
+    app = open_page("open")
+    app.button(key="open_tiny_gpt").click().run()
+    told.end("done")
+    app.run()
+    app.run()
+    assert not app.exception
+    assert [each.value for each in app.title] == ["Runtime"]
+    assert STUDY in app.query_params["study"]
