@@ -80,10 +80,12 @@ def figures(comparison: Comparison, shown: list[VariantResult]) -> None:
     base = comparison.variants[0]
     latency = best.latency_ms.median if best.latency_ms else None
     before = base.latency_ms.median if base.latency_ms else None
+    is_claimed = best.verdict in ("FASTER", "SLOWER")
     row = [
+        # Green or red only where the verdict claims a difference.
         Figure("Latency (median)", ms_text(latency), _percent(latency, before),
-               words="to the baseline",
-               good=_is_lower(latency, before)),
+               words="to the baseline" if is_claimed else "inside the noise",
+               good=best.verdict == "FASTER" if is_claimed else None),
         Figure("Speed-up", interval_text(best.speedup),
                words=f"{best.verdict} · " + (f"predicted {range_text(best.prediction.speedup)}"
                                              if best.prediction else "no prediction"),
@@ -94,7 +96,8 @@ def figures(comparison: Comparison, shown: list[VariantResult]) -> None:
                _percent(best.peak_tensor_bytes, base.peak_tensor_bytes), words="to the baseline",
                good=_is_lower(best.peak_tensor_bytes, base.peak_tensor_bytes)),
     ]  # fmt: skip
-    st.caption(f"Figures of **{best.name}**, the fastest of the variants shown.")
+    which = "the fastest" if best.verdict == "FASTER" else "of the highest measured ratio"
+    st.caption(f"Figures of **{best.name}**, {which} among the variants shown.")
     layout.figures(row)
 
 
@@ -137,8 +140,8 @@ def latency_words(shown: list[VariantResult]) -> str:
     if not timed:
         return "Only the baseline was measured."
     best = max(timed, key=lambda each: each.speedup.median if each.speedup else 0.0)
-    words = f"{best.name} runs at {interval_text(best.speedup)} of the baseline's speed"
-    words += f" and is called {best.verdict}."
+    words = f"{best.name} measures {interval_text(best.speedup)} of the baseline's speed:"
+    words += f" {best.verdict}."
     unclear = [each.name for each in timed if each.verdict in ("EQUIVALENT", "INCONCLUSIVE")]
     if unclear:
         words += f" No difference can be claimed for {', '.join(unclear)}."

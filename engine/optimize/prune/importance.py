@@ -10,7 +10,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from engine.models.quality import Example
-from engine.optimize.prune.blocks import Block, Layer
+from engine.optimize.prune.units import Block, Layer
 from engine.program import Inputs, Program
 
 _ROWS_A_CALL = 4096

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from engine.errors import StepRefused
-from engine.optimize.prune.blocks import Block, find_blocks
+from engine.optimize.prune.blocks import find_blocks
 from engine.optimize.prune.importance import Choice, calibration_calls, choose, second_moments
 from engine.optimize.prune.surgery import Cut, cut_all_
+from engine.optimize.prune.units import Block
 from engine.optimize.technique import BuildContext
 from engine.program import Inputs, Program
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from engine.optimize.prune.blocks import Block, Layer
 from engine.optimize.prune.importance import Choice
+from engine.optimize.prune.units import Block, Layer
 from engine.program import Inputs, Program, output_tensors
 
 _TOLERANCE = 1e-3
