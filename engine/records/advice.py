@@ -1,0 +1,68 @@
+"""What to do about it: recipes, predictions, suggestions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Step:
+    """A technique with its parameters; only what differs from the defaults need stand here."""
+
+    technique: str
+    params: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Steps; the empty recipe is the baseline."""
+
+    steps: tuple[Step, ...] = ()
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Range:
+    """A prediction or an interval; `low <= high`."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a recipe is expected to bring against the baseline: ratios above 1 are gains."""
+
+    speedup: Range
+    peak_memory_bytes: Range | None = None
+    size_bytes: Range | None = None
+    flops: int | None = None
+    quality_risk: str = "none"
+    basis: str = ""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A number that triggered a rule, and the modules in which it was found."""
+
+    label: str
+    value: float
+    unit: str
+    modules: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """A step with its reason, evidence and predicted gain."""
+
+    rule: str
+    title: str
+    summary: str
+    steps: tuple[Step, ...]
+    evidence: tuple[Evidence, ...]
+    risk: str
+    next_step: str
+    theory: str
+    prediction: Prediction | None = None
+    blocked: tuple[str, ...] = ()

@@ -1,0 +1,206 @@
+"""What came of it: variants, comparisons, artifacts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from engine.records.advice import Prediction, Step
+from engine.records.costs import LatencySummary
+from engine.records.running import Study, Workload
+
+VerdictWord = Literal["FASTER", "SLOWER", "EQUIVALENT", "INCONCLUSIVE", "BASELINE", "FAILED"]
+RealnessWord = Literal["REAL", "PARTIAL", "SIMULATED", "NO-OP"]
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What a program really holds and really runs, recorded by running it once."""
+
+    parameters: int
+    bytes_held: int
+    dtype_bytes: dict[str, int]
+    operators: dict[str, int]
+    flops: int
+    low_precision_flops_share: float
+    gradients: bool
+    keeps_cache: bool
+    threads: int | None
+    devices: tuple[str, ...]
+    runtime: str
+
+
+@dataclass(frozen=True)
+class Realness:
+    """Whether a step did what it says; `share` is the part of the work that it reached, 0 to 1."""
+
+    verdict: RealnessWord
+    detail: str
+    share: float = 1.0
+
+
+@dataclass(frozen=True)
+class StepOutcome:
+    """One step of a variant after it was built."""
+
+    step: Step
+    realness: Realness
+    seconds: float
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ErrorRecord:
+    """An error as it crosses a process."""
+
+    kind: str
+    message: str
+    hint: str = ""
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A ratio to the baseline with its 95 % interval; above 1 is faster."""
+
+    median: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Quality:
+    """The task's metric on evaluation data; `difference` is against the baseline, paired."""
+
+    metric: str
+    value: float
+    samples: int
+    higher_is_better: bool = True
+    low: float | None = None
+    high: float | None = None
+    difference: float | None = None
+    difference_low: float | None = None
+    difference_high: float | None = None
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """How close outputs stay to the baseline's, without labels.
+
+    `relative_error` is the 2-norm of the difference over the 2-norm of the baseline's outputs.
+    `flips` counts top-1 answers that changed; with labels, `flips_to_wrong` and `flips_to_right`
+    part them. Of the held-out `prompts`, `identical_prompts` are continued with the same tokens;
+    `first_divergence` is the mean index of the first other token in the rest. On the baseline's own
+    tokens the decoder's logits are off by `decoder_relative_error`.
+    """
+
+    relative_error: float
+    top1_agreement: float | None = None
+    kl_divergence: float | None = None
+    flips: int | None = None
+    flips_to_wrong: int | None = None
+    flips_to_right: int | None = None
+    first_divergence: float | None = None
+    samples: int = 0
+    prompts: int | None = None
+    identical_prompts: int | None = None
+    decoder_relative_error: float | None = None
+
+
+@dataclass(frozen=True)
+class VariantResult:
+    """One variant of a comparison; the baseline comes first."""
+
+    name: str
+    recipe: str
+    latency_ms: LatencySummary | None
+    speedup: Interval | None
+    verdict: VerdictWord
+    flops: int | None
+    peak_tensor_bytes: int | None
+    peak_process_bytes: int | None
+    size_bytes: int | None
+    quality: Quality | None
+    fidelity: Fidelity | None = None
+    throughput_per_s: float | None = None
+    throughput_unit: str = "samples/s"
+    ttft_ms: float | None = None
+    time_per_token_ms: float | None = None
+    build_seconds: float | None = None
+    compile_seconds: float | None = None
+    prediction: Prediction | None = None
+    steps: tuple[StepOutcome, ...] = ()
+    texts: tuple[str, ...] = ()
+    error: ErrorRecord | None = None
+    load_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class WaterfallStep:
+    """What one more step of a recipe bought, measured in the same interleaved run.
+
+    `speedup` and `verdict` are against the step before; the first row is the baseline.
+    """
+
+    label: str
+    latency_ms: float
+    speedup: Interval | None
+    verdict: VerdictWord
+    recipe: str = ""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Variants against the baseline in one interleaved run."""
+
+    id: str
+    study: Study
+    variants: tuple[VariantResult, ...]
+    noise_floor: Interval | None
+    rounds: int
+    method: str
+    created: float
+    seconds: float
+    waterfall: tuple[WaterfallStep, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class CertificateCheck:
+    """One claim of a certificate and whether it held."""
+
+    name: str
+    passed: bool
+    detail: str
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """The proof that goes with an artifact."""
+
+    format: str
+    verdict: Literal["PASSED", "FAILED"]
+    max_relative_error: float
+    checks: tuple[CertificateCheck, ...]
+    recipe: str
+    model: str
+    workload: Workload
+    versions: dict[str, str]
+    hashes: dict[str, str]
+    latency_ms: dict[str, float]
+    notes: tuple[str, ...]
+    machine: str
+    created: float
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """An exported variant."""
+
+    path: str
+    format: str
+    verdict: Literal["PASSED", "FAILED"]
+    max_relative_error: float
+    size_bytes: int
+    certificate: Certificate
+    study: str = ""

@@ -1,0 +1,139 @@
+"""What is run: a model, its workload, quality data and the machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+WorkloadKind = Literal["forward", "generate", "train_step"]
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What is run and timed. A size that is None takes the model's own default."""
+
+    kind: WorkloadKind = "forward"
+    batch: int = 1
+    sequence_length: int | None = None
+    image_size: int | None = None
+    prompt_tokens: int | None = None
+    new_tokens: int | None = None
+    threads: int | None = None
+    device: str = "cpu"
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class WorkloadRequest:
+    """What a person asked of the workload; None means that the model's default stands."""
+
+    kind: WorkloadKind | None = None
+    batch: int | None = None
+    sequence_length: int | None = None
+    image_size: int | None = None
+    prompt_tokens: int | None = None
+    new_tokens: int | None = None
+    threads: int | None = None
+    device: str | None = None
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class ModelReference:
+    """Where a model comes from, as typed by a person or chosen in the app.
+
+    `location` is a sample's name, a Hugging Face folder or hub id, `file.py:build`,
+    `package.module:build`, or a file. `options` go to `build`. `weights` are loaded into what
+    `build` returns.
+    """
+
+    location: str
+    options: dict[str, Any] = field(default_factory=dict)
+    weights: str | None = None
+
+
+@dataclass(frozen=True)
+class QualitySpec:
+    """Where quality data comes from: the model's own, a file, or nothing (then fidelity)."""
+
+    path: str | None = None
+    metric: str | None = None
+    limit: int | None = None
+
+
+@dataclass(frozen=True)
+class StudyRequest:
+    """What a person asks to have opened: model, workload, quality data and their trust."""
+
+    reference: ModelReference
+    workload: WorkloadRequest = field(default_factory=WorkloadRequest)
+    quality: QualitySpec = field(default_factory=QualitySpec)
+    trust: bool = False
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How much a comparison may take."""
+
+    rounds: int = 30
+    budget_seconds: float = 120.0
+    quality_limit: int | None = None
+    waterfall: bool = True
+
+
+@dataclass(frozen=True)
+class ModelSummary:
+    """What is known of a model once it has been opened."""
+
+    name: str
+    source: str
+    architecture: str
+    task: str
+    parameters: int
+    parameter_bytes: int
+    dtype: str
+    content_hash: str
+    workloads: tuple[WorkloadKind, ...] = ("forward",)
+    vocabulary: int | None = None
+    max_length: int | None = None
+    keeps_cache: bool = False
+    quality_metric: str | None = None
+    quality_samples: int = 0
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One accelerator."""
+
+    name: str
+    memory_bytes: int
+    capability: str = ""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The machine that everything measured belongs to."""
+
+    id: str
+    name: str
+    system: str
+    cpu: str
+    cores: int
+    memory_bytes: int
+    features: tuple[str, ...] = ()
+    gpus: tuple[Gpu, ...] = ()
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Study:
+    """A model, a workload, quality data and the machine."""
+
+    id: str
+    reference: ModelReference
+    model: ModelSummary
+    workload: Workload
+    quality: QualitySpec
+    machine: Machine
+    created: float
