@@ -181,7 +181,8 @@ class TraceSeries:
 class TraceFinding:
     """Something that costs time, in words, with what it costs at most and where.
 
-    `share` is the part of the traced time, 0 to 1. `view` names the view that shows it.
+    `share` is the part of the traced time, 0 to 1. `view` names the view of the Runtime page that
+    shows it: "Operators", "Kernels", "Modules", "Timeline", "GPU", "Communication" or "Over time".
     """
 
     rule: str
