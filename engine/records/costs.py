@@ -85,7 +85,24 @@ class LatencySummary:
 
 @dataclass(frozen=True)
 class MemoryLedger:
-    """What holds the memory at its peak, predicted or measured."""
+    """What holds the memory at its peak, predicted or measured.
+
+    Weights, activations, cache, gradients, optimizer state, workspace and rest add up to
+    `peak_tensor_bytes`.
+
+    Attributes:
+        weights_bytes: parameters and buffers.
+        activations_bytes: what operators made, gradients of activations included.
+        cache_bytes: keys and values, the copy that a longer one replaces included.
+        rest_bytes: inputs, outputs and what is of no other kind.
+        peak_process_bytes: resident memory at its highest, Python and libraries included.
+        weights_by_dtype: `weights_bytes` by number format.
+        buffers_bytes: the part of the weights that are buffers.
+        gradients_bytes: of parameters.
+        workspace_bytes: what an operator takes for itself and gives back before it returns.
+        slack_bytes: what an allocator that caches holds beyond the tensors; None on the CPU.
+        process_bytes: resident memory that is no tensor: Python, libraries, the C allocator.
+    """
 
     weights_bytes: int
     activations_bytes: int
@@ -93,6 +110,13 @@ class MemoryLedger:
     rest_bytes: int
     peak_tensor_bytes: int
     peak_process_bytes: int | None = None
+    weights_by_dtype: dict[str, int] = field(default_factory=dict)
+    buffers_bytes: int = 0
+    gradients_bytes: int = 0
+    optimizer_bytes: int = 0
+    workspace_bytes: int = 0
+    slack_bytes: int | None = None
+    process_bytes: int | None = None
 
 
 @dataclass(frozen=True)
