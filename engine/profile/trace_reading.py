@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.profile.attribution import ancestors
-from engine.profile.nesting import inherited, nearest, parents, union_length
+from engine.profile.traces.nesting import inherited, nearest, parents, union_length
 from engine.profile.trace_columns import Columns, Ints, read_columns
 from engine.records import TimeShare
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.profile.nesting import inherited, nearest, parents, union_length
+from engine.profile.traces.nesting import inherited, nearest, parents, union_length
 
 
 def arrays(*spans, thread=None):

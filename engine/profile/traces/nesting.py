@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.profile.trace_columns import Ints
+from engine.profile.traces.columns import Ints
 
 
 def parents(start: Ints, end: Ints, thread: Ints) -> tuple[Ints, list[Ints]]:
