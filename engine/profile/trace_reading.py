@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.profile.attribution import ancestors
-from engine.profile.traces.nesting import inherited, nearest, parents, union_length
 from engine.profile.trace_columns import Columns, Ints, read_columns
+from engine.profile.traces.nesting import inherited, nearest, parents, union_length
 from engine.records import TimeShare
 
 MODULE = "module::"
