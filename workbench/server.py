@@ -19,6 +19,7 @@ from starlette.middleware import Middleware
 from engine import client
 from engine.errors import InputError
 from engine.store import Store
+from workbench import trace_files
 from workbench.gate import Gate
 
 ADDRESS = "127.0.0.1"
@@ -63,6 +64,7 @@ def application(token: str, *, port: int) -> st.App:
     return st.App(
         _SCRIPT,
         lifespan=_lifespan,
+        routes=[trace_files.route(Store().traces_folder)],
         middleware=[Middleware(Gate, token=token, cookie=f"workbench_{port}")],
     )
 

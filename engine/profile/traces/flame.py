@@ -24,7 +24,7 @@ FOLDED = "(smaller frames)"
 NOT_LAUNCHED = "(launched outside the trace)"
 # Neither calls of the host nor work of a device: marks of the profiler, shadows of annotations.
 _NO_CALLS = frozenset({"trace", "overhead", "gpu_user_annotation", "python_gc"})
-_LAUNCHES = frozenset({"cuda_runtime", "cuda_driver"})
+_LAUNCHES = frozenset({"runtime", "cuda_runtime", "cuda_driver"})
 _EMPTY = np.empty(0, dtype=np.int64)
 # Each step has a name of its own; as one frame they can be compared with anything.
 _NUMBERED = re.compile(r"^(ProfilerStep#|run::)\d+$")

@@ -21,6 +21,7 @@ from engine import durable
 from engine.profile.traces.flame import write_flame
 
 Ints = NDArray[np.int64]
+Codes = NDArray[np.integer[Any]]
 MAGIC = b"MWTIMELN"
 VERSION = 1
 NONE = 2**32 - 1
@@ -63,20 +64,20 @@ class TimelineEvents:
     """
 
     names: Sequence[str]
-    name: Ints
+    name: Codes
     categories: Sequence[str]
-    category: Ints
+    category: Codes
     start_ns: Ints
     end_ns: Ints
     tracks: Sequence[Track]
-    track: Ints
+    track: Codes
     parent: Ints
     levels: Sequence[Ints]
     launcher: Ints | None = None
     modules: Sequence[str] = ()
-    module: Ints | None = None
+    module: Codes | None = None
     shapes: Sequence[str] = ()
-    shape: Ints | None = None
+    shape: Codes | None = None
 
 
 def write_timeline(path: Path, events: TimelineEvents) -> None:
@@ -91,7 +92,7 @@ def write_timeline(path: Path, events: TimelineEvents) -> None:
     for level, rows in enumerate(events.levels):
         depth[rows] = level
     kept = _longest(events.end_ns - events.start_ns)
-    place = _display_order(events.tracks)[events.track]
+    place = _display_order(events.tracks, events.track)[events.track]
     order = kept[np.lexsort((events.start_ns[kept], depth[kept], place[kept]))]
     durable.write(path, _content(events, order, depth[order], place[order]), synced=False)
 
@@ -141,37 +142,41 @@ def _content(events: TimelineEvents, order: Ints, depth: Ints, place: Ints) -> b
         "categories": list(events.categories),
         "modules": list(events.modules),
         "shapes": list(events.shapes),
-        "tracks": _lanes(events.tracks, depth, place),
+        "tracks": _lanes(events, depth, place),
     }
     return _packed(header, columns)
 
 
-def _lanes(tracks: Sequence[Track], depth: Ints, place: Ints) -> list[dict[str, Any]]:
+def _lanes(events: TimelineEvents, depth: Ints, place: Ints) -> list[dict[str, Any]]:
     """The tracks that have events, with the first row and the count of each of their lanes."""
     lane = place * (int(depth.max(initial=0)) + 1) + depth
     bounds = np.flatnonzero(np.diff(lane, prepend=-1, append=-1))
+    in_order = np.argsort(_display_order(events.tracks, events.track))
     shown: dict[int, dict[str, Any]] = {}
-    in_order = np.argsort(_display_order(tracks), kind="stable")
-    for first, last in itertools.pairwise(bounds):
-        track = tracks[int(in_order[place[first]])]
-        entry = shown.setdefault(
-            int(place[first]),
-            {"process": track.process, "thread": track.thread, "device": track.device, "lanes": []},
+    for first, last in itertools.pairwise(bounds.tolist()):
+        track = events.tracks[int(in_order[place[first]])]
+        entry = {"process": track.process, "thread": track.thread, "device": track.device}
+        shown.setdefault(int(place[first]), {**entry, "lanes": []})["lanes"].append(
+            [first, last - first]
         )
-        entry["lanes"].append([int(first), int(last - first)])
     return list(shown.values())
 
 
-def _display_order(tracks: Sequence[Track]) -> Ints:
-    """The place of each track: the host before devices, a process' rows together."""
-    first: dict[tuple[int, str], int] = {}
-    for index, each in enumerate(tracks):
-        first.setdefault((each.device, each.process), index)
-    keys = [(each.device >= 0, each.device, first[each.device, each.process]) for each in tracks]
+def _display_order(tracks: Sequence[Track], track: Codes) -> Ints:
+    """The place of each track: hosts before devices, and of each the busiest track first."""
+    count = np.bincount(track, minlength=len(tracks))
+    of_process: dict[tuple[int, str], int] = {}
+    for each, events in zip(tracks, count, strict=True):
+        key = (each.device, each.process)
+        of_process[key] = of_process.get(key, 0) + int(events)
+
+    def rank(index: int) -> tuple[Any, ...]:
+        each = tracks[index]
+        size = of_process[each.device, each.process]
+        return each.device >= 0, each.device, -size, each.process, -int(count[index]), index
+
     places = np.empty(len(tracks), dtype=np.int64)
-    places[sorted(range(len(tracks)), key=lambda index: (*keys[index], index))] = np.arange(
-        len(tracks)
-    )
+    places[sorted(range(len(tracks)), key=rank)] = np.arange(len(tracks))
     return places
 
 
