@@ -28,21 +28,26 @@ from engine.models.catalog import SampleCard, sample_cards
 from engine.optimize.recipe import read_recipe, recipe_text
 from engine.optimize.technique import techniques as _techniques
 from engine.params import Param, declared_params
-from engine.profile.machine import this_machine
+from engine.profile import roofline as _rooflines
+from engine.profile.machine import calibration_id, this_machine
 from engine.records import (
     Artifact,
     Comparison,
     JobStatus,
     Machine,
+    MachineCalibration,
     ModelReference,
     Prediction,
     Profile,
     QualitySpec,
     Recipe,
+    Roof,
+    Roofline,
     Settings,
     Study,
     StudyRequest,
     Suggestion,
+    WeightStatistics,
     WorkloadRequest,
     from_json,
     to_plain,
@@ -156,6 +161,40 @@ def open_study(asked: StudyRequest, **how: Any) -> Study:
 def profile(asked: StudyRequest, *, runtime: bool = True, **how: Any) -> Profile:
     """Counts and, where `runtime` is true, a trace, memory and latency of one run."""
     return _run("profile", Profile, {"request": asked, "runtime": runtime}, **how)
+
+
+def weights(asked: StudyRequest, **how: Any) -> WeightStatistics:
+    """Statistics of every tensor that the model holds; it is not run."""
+    return _run("weights", WeightStatistics, {"request": asked}, **how)
+
+
+def calibrate(device: str = "cpu", **how: Any) -> MachineCalibration:
+    """Measures the ceilings of this machine's device and keeps them in place of older ones."""
+    return _run("calibrate", MachineCalibration, {"device": device}, **how)
+
+
+def calibration(
+    device: str = "cpu", *, machine: Machine | None = None, store: Store | None = None
+) -> MachineCalibration | None:
+    """The ceilings that were measured here, at once; None where they have not been yet."""
+    id = calibration_id(machine or this_machine(), device)
+    return (store or Store()).get("calibration", id, MachineCalibration)
+
+
+def roof(measured: MachineCalibration, dtype: str, threads: int | None = None) -> Roof:
+    """The ceilings for one number format and thread count; at once.
+
+    Raises:
+        InputError: no product was measured in this format.
+    """
+    return _rooflines.roof(measured, dtype, threads)
+
+
+def roofline(
+    profiled: Profile, measured: MachineCalibration, *, operators: bool = False
+) -> Roofline:
+    """Each module, and each operator if asked for, as a measured dot under its roof; at once."""
+    return _rooflines.roofline(profiled, measured, operators=operators)
 
 
 def suggest(profiled: Profile, *, machine: Machine | None = None) -> tuple[Suggestion, ...]:

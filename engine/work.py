@@ -18,12 +18,14 @@ from engine.profile.machine import this_machine
 from engine.records import (
     Artifact,
     Comparison,
+    MachineCalibration,
     Prediction,
     Profile,
     Recipe,
     Settings,
     Study,
     StudyRequest,
+    WeightStatistics,
     content_id,
     from_plain,
     replace,
@@ -140,6 +142,33 @@ def verify(arguments: dict[str, Any], job: Job) -> Artifact:
     )
 
 
+def weights(arguments: dict[str, Any], job: Job) -> WeightStatistics:
+    """Looks at every tensor that the model holds and keeps what it found."""
+    from engine.profile.weights import weight_statistics
+
+    job.progress(0.02, "Opening the model")
+    opened, study = _opened(arguments, job)
+    found = weight_statistics(
+        opened.program.module,
+        model=opened.summary.name,
+        study=study.id,
+        progress=_part(job, 0.1, 1.0),
+    )
+    job.store.put("weights", study.id, found, study=study.id)
+    return found
+
+
+def calibrate(arguments: dict[str, Any], job: Job) -> MachineCalibration:
+    """Measures this machine's ceilings and keeps them."""
+    from engine.profile.calibration import calibrate as measure
+
+    found = measure(
+        str(arguments.get("device", "cpu")), machine=this_machine(), progress=_part(job, 0.02, 1.0)
+    )
+    job.store.put("calibration", found.id, found)
+    return found
+
+
 WORK: dict[str, Callable[[dict[str, Any], Job], Any]] = {
     "open": open_study,
     "profile": profile,
@@ -147,6 +176,8 @@ WORK: dict[str, Callable[[dict[str, Any], Job], Any]] = {
     "compare": compare,
     "export": export,
     "verify": verify,
+    "weights": weights,
+    "calibrate": calibrate,
 }
 
 

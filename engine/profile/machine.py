@@ -56,6 +56,29 @@ def this_machine() -> Machine:
     )  # fmt: skip
 
 
+def calibration_id(machine: Machine, device: str) -> str:
+    """Under which id the measured ceilings of a device are kept: those of "cuda" and "cuda:0"."""
+    kind, _, index = device.partition(":")
+    return f"{machine.id}-{kind if index in ('', '0') else device.replace(':', '-')}"
+
+
+def cache_bytes() -> dict[str, int]:
+    """Bytes of one core's L1 (data) and L2 and of the whole L3; without what is not told."""
+    found: dict[str, int] = {}
+    for folder in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
+        with contextlib.suppress(OSError, ValueError):
+            if (folder / "type").read_text().strip() == "Instruction":
+                continue
+            size = (folder / "size").read_text().strip()
+            units = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+            amount = int(size.rstrip("KMG")) * units.get(size[-1], 1)
+            found[f"L{(folder / 'level').read_text().strip()}"] = amount
+    for level, name in (("L1", "hw.perflevel0.l1dcachesize"), ("L2", "hw.perflevel0.l2cachesize")):
+        if told := _sysctl(name):
+            found[level] = int(told)
+    return found
+
+
 def usable_cores(cpuset: frozenset[int] | None = None, quota: float | None = None) -> int:
     """Physical cores that this process may use, at least 1.
 

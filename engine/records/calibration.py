@@ -103,7 +103,8 @@ class Roof:
 
     `flops_per_s` and `bytes_per_s` are the ceilings that count: the best matrix product, and the
     bandwidth beyond the caches. `ridge` is the intensity in FLOPs/byte where they meet. `ceilings`
-    are all the lines, the caches' and other formats' too.
+    are all the lines, the caches' and other formats' too. `overhead_us` is what a call costs before
+    any arithmetic.
     """
 
     dtype: str
