@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-ROOT = "(model)"
+from engine.profile.module_paths import ROOT as ROOT
+from engine.profile.module_paths import ancestors as ancestors
+
 _TAG = "workbench_module"
 
 
@@ -63,16 +65,6 @@ def module_hooks(
     finally:
         for handle in handles:
             handle.remove()
-
-
-def ancestors(name: str) -> list[str]:
-    """The model, every module around this one, and itself; nothing outside modules."""
-    if not name:
-        return []
-    if name == ROOT:
-        return [ROOT]
-    parts = name.split(".")
-    return [ROOT, *(".".join(parts[: index + 1]) for index in range(len(parts)))]
 
 
 def _tag(name: str, values: Any) -> None:
