@@ -53,8 +53,22 @@ class Evidence:
 
 
 @dataclass(frozen=True)
+class SourcePlace:
+    """Lines of a file: `text` holds those from `first_line` on, `marked` are the numbers meant."""
+
+    file: str
+    first_line: int
+    last_line: int
+    text: str = ""
+    marked: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
 class Suggestion:
-    """A step with its reason, evidence and predicted gain."""
+    """A step with its reason, evidence and predicted gain.
+
+    Without steps it tells what to change in the code. `places` are the lines that it is about.
+    """
 
     rule: str
     title: str
@@ -66,3 +80,4 @@ class Suggestion:
     theory: str
     prediction: Prediction | None = None
     blocked: tuple[str, ...] = ()
+    places: tuple[SourcePlace, ...] = ()
