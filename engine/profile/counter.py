@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,9 +13,11 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from engine.profile.arithmetic import arithmetic_of
 from engine.profile.attribution import ModuleStack
 from engine.profile.formulas import (
     flops_of,
+    grouped_shape,
     has_torch_formula,
     is_low_precision,
     moved_bytes,
@@ -33,6 +35,7 @@ class Row:
 
     calls: int = 0
     flops: int = 0
+    elementwise_flops: int = 0
     low_precision_flops: int = 0
     moved_bytes: int = 0
     written_bytes: int = 0
@@ -40,7 +43,7 @@ class Row:
     shapes: str = ""
     is_varied: bool = False
     largest: int = -1
-    weights: dict[int, int] = field(default_factory=dict)
+    weights: dict[str, int] = field(default_factory=dict)
 
     def add(self, other: Row) -> None:
         """Takes the other row's calls into this one."""
@@ -52,7 +55,10 @@ class Row:
         self.weights |= other.weights
 
 
-NUMBERS = ("calls", "flops", "low_precision_flops", "moved_bytes", "written_bytes", "uncounted")
+NUMBERS = (
+    "calls", "flops", "elementwise_flops", "low_precision_flops", "moved_bytes", "written_bytes",
+    "uncounted",
+)  # fmt: skip
 
 
 class LiveBytes:
@@ -90,7 +96,8 @@ class OperatorCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     Args:
         stack: knows the module that runs.
-        weights: parameters and buffers, to tell them from activations.
+        weights: parameters and buffers by name, to tell them from activations.
+        packed: for modules that keep weights outside of tensors, their bytes.
         resident: what is in memory before the run, besides weights.
         phase: the phase outside of any that is entered.
     """
@@ -98,18 +105,23 @@ class OperatorCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(
         self,
         stack: ModuleStack,
-        weights: Iterable[Tensor],
+        weights: Mapping[str, Tensor],
         resident: Iterable[Tensor] = (),
         *,
+        packed: Mapping[str, int] | None = None,
         phase: str = "forward",
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.stack = stack
         self.phase = phase
         self.rows: dict[Key, Row] = defaultdict(Row)
-        held = list(weights)
-        self.memory = LiveBytes([*held, *resident])
-        self._weights = {each.untyped_storage()._cdata: tensor_bytes(each) for each in held}
+        self.memory = LiveBytes([*weights.values(), *resident])
+        # A tied weight keeps its first name, as named_parameters() gives it.
+        self._weights = {
+            each.untyped_storage()._cdata: (name, tensor_bytes(each))
+            for name, each in reversed([*weights.items()])
+        }
+        self._packed = packed or {}
         self._whole: set[Any] = set()
 
     @contextmanager
@@ -135,7 +147,7 @@ class OperatorCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 if parts is not NotImplemented:
                     return parts
             self._whole.add(func)
-        out = func(*args, **given)
+        out = _called(func, args, given)
         if func.namespace != "profiler":  # marks that an optimizer sets
             self._note(func, args, given, out)
         return out
@@ -146,21 +158,35 @@ class OperatorCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for each in outputs:
             self.memory.see(each)
         name = f"{func.namespace}::{func.overloadpacket.__name__}"
-        row = self.rows[(name, self.stack.innermost, self.phase, _dtype(inputs, outputs))]
-        flops = flops_of(func, args, kwargs, out)
+        module = self.stack.innermost
+        row = self.rows[(name, module, self.phase, _dtype(inputs, outputs))]
         moved = moved_bytes(func, inputs, outputs)
+        if moved:  # a view of a weight does not read it
+            keys = [each.untyped_storage()._cdata for each in inputs]
+            row.weights |= dict(self._weights[key] for key in keys if key in self._weights)
+        if module in self._packed and _takes_packed(args):
+            row.weights[f"{module}.weight"] = self._packed[module]
+            moved += self._packed[module]
         row.calls += 1
         row.moved_bytes += moved
         row.written_bytes += written_bytes(func, outputs)
-        if flops is None:
-            row.uncounted += not moves_only(func)
-        else:
+        self._note_flops(row, func, args, kwargs, out)
+        self._note_shapes(row, moved, inputs)
+
+    def _note_flops(
+        self, row: Row, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
+    ) -> None:
+        inputs, outputs = _tensors((args, *kwargs.values())), _tensors(out)
+        flops = flops_of(func, args, kwargs, out)
+        if flops is not None:
             row.flops += flops
             row.low_precision_flops += flops if is_low_precision(func, inputs) else 0
-        if moved:  # a view of a weight does not read it
-            keys = [each.untyped_storage()._cdata for each in inputs]
-            row.weights |= {key: self._weights[key] for key in keys if key in self._weights}
-        self._note_shapes(row, moved, inputs)
+            return
+        others = arithmetic_of(func, args, inputs, outputs)
+        if others is not None:
+            row.elementwise_flops += others
+        else:
+            row.uncounted += not moves_only(func)
 
     def _note_shapes(self, row: Row, moved: int, inputs: list[Tensor]) -> None:
         if moved == row.largest:
@@ -169,6 +195,18 @@ class OperatorCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if moved > row.largest:
             row.largest = moved
             row.shapes = str([list(each.shape) for each in inputs])
+
+
+def _called(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The operator's outputs; on the meta device also where its kernel takes only some formats."""
+    is_grouped = func is getattr(torch.ops.aten._grouped_mm, "default", None)
+    if is_grouped and args[0].is_meta and args[0].dtype != torch.bfloat16:
+        return args[0].new_empty(grouped_shape(*args[:2], *args[2:3], **kwargs))
+    return func(*args, **kwargs)
+
+
+def _takes_packed(args: tuple[Any, ...]) -> bool:
+    return any(isinstance(each, torch.ScriptObject) for each in args)
 
 
 def _tensors(value: Any) -> list[Tensor]:

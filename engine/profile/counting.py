@@ -18,6 +18,7 @@ from engine.profile.attribution import ROOT, ModuleStack, ancestors, module_hook
 from engine.profile.counter import Key, OperatorCounter, Row
 from engine.profile.decode_counting import can_extrapolate, count_long_generation
 from engine.profile.execution import run_workload
+from engine.profile.experts import active_parameters, expert_banks
 from engine.profile.formulas import tensor_bytes
 from engine.profile.meta import OnMeta, on_meta
 from engine.profile.phases import PhasedDecoder, phased, state_tensors
@@ -134,8 +135,9 @@ def counting(
     tensors = [each for each in tree_leaves(inputs) if isinstance(each, Tensor)]
     counter = OperatorCounter(
         ModuleStack(),
-        [*module.parameters(), *module.buffers()],
+        dict([*module.named_parameters(), *module.named_buffers()]),
         tensors,
+        packed=_packed_bytes(module),
         phase="decode" if generates else "forward",
     )
     with module_hooks(module, counter.stack.enter, counter.stack.leave), counter:
@@ -162,6 +164,8 @@ def _counts(program: Program, inputs: Inputs, tally: Tally) -> Counts:
             parameter_bytes=held,
             flops=sum(each.flops for each in operators),
             moved_bytes=sum(each.moved_bytes for each in operators),
+            elementwise_flops=sum(each.elementwise_flops for each in operators),
+            active_parameters=modules[0].active_parameters,
         ),
         not_counted=_not_counted(tally.rows),
         memory=ledger(
@@ -203,6 +207,8 @@ def _operator(key: Key, row: Row) -> OperatorProfile:
         flops=row.flops,
         moved_bytes=row.moved_bytes,
         weight_bytes=sum(row.weights.values()),
+        weights=dict(row.weights),
+        elementwise_flops=row.elementwise_flops,
         shape_note="largest of several" if row.is_varied else "",
     )
 
@@ -219,20 +225,25 @@ def _not_counted(rows: dict[Key, Row]) -> tuple[NotCounted, ...]:
 
 
 def _module_rows(module: nn.Module, tally: Tally) -> tuple[ModuleProfile, ...]:
-    sums: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
+    sums: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0, 0])
     for (_, owner, _, _), row in tally.rows.items():
         for name in ancestors(owner):
             entry = sums[name]
             entry[0] += row.flops
             entry[1] += row.moved_bytes
             entry[2] += row.written_bytes
+            entry[3] += row.elementwise_flops
+    banks = expert_banks(module)
     rows = []
     for name, each in module.named_modules():
         shown = name or ROOT
-        flops, moved, written = sums[shown]
+        flops, moved, written, elementwise = sums[shown]
+        held = _static_row(shown, each)
         rows.append(
             dataclasses.replace(
-                _static_row(shown, each),
+                held,
+                elementwise_flops=elementwise,
+                active_parameters=active_parameters(name, held.parameters, banks),
                 flops=flops,
                 moved_bytes=moved,
                 activation_bytes=written,
@@ -241,6 +252,15 @@ def _module_rows(module: nn.Module, tally: Tally) -> tuple[ModuleProfile, ...]:
             )
         )
     return tuple(rows)
+
+
+def _packed_bytes(module: nn.Module) -> dict[str, int]:
+    """Bytes of weights that modules keep outside of tensors, by the module's name."""
+    found = {
+        name or ROOT: sum(getattr(each, "packed_bytes", {}).values())
+        for name, each in module.named_modules()
+    }
+    return {name: size for name, size in found.items() if size}
 
 
 def _static_row(name: str, module: nn.Module) -> ModuleProfile:

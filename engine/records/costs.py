@@ -14,6 +14,10 @@ class ModuleProfile:
 
     `moved_bytes` are the inputs, outputs and weights that its operators read and write once each.
     `arithmetic_intensity` is FLOPs per moved byte. Times are None where only counts were made.
+    `flops` are products (matrices, convolutions, attention, transforms), as papers count them;
+    `elementwise_flops` are the rest: activations, norms, softmax, reductions, scans.
+    `active_parameters` are those that one token meets where it is routed to some of the experts;
+    None where nothing is routed.
     """
 
     name: str
@@ -29,6 +33,8 @@ class ModuleProfile:
     time_ms: float | None = None
     self_time_ms: float | None = None
     file: str = ""
+    elementwise_flops: int = 0
+    active_parameters: int | None = None
 
 
 @dataclass(frozen=True)
@@ -36,7 +42,9 @@ class OperatorProfile:
     """One kind of call in one module: the unit that predictions are made of.
 
     `phase` is forward, prefill, decode, backward or optimizer; `module` is empty outside modules.
-    `self_time_ms` is per run of the workload and excludes operators called by this one.
+    `self_time_ms` is per run of the workload and excludes operators called by this one. `weights`
+    are those that its calls read, by name with all of their bytes; `weight_bytes` is their sum, so
+    that a weight read in two rows (prefill and decode, a tied table) stands in both.
     """
 
     name: str
@@ -52,6 +60,8 @@ class OperatorProfile:
     self_time_ms: float | None = None
     device_time_ms: float | None = None
     shape_note: str = ""
+    elementwise_flops: int = 0
+    weights: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -72,6 +82,8 @@ class Totals:
     flops: int
     moved_bytes: int
     time_ms: float | None = None
+    elementwise_flops: int = 0
+    active_parameters: int | None = None
 
 
 @dataclass(frozen=True)
@@ -146,7 +158,7 @@ class Profile:
 
     `facts` holds for each technique what its `inspect` found in the live model; checks, estimates
     and suggestions read them without torch. `trace_folder` opens in TensorBoard; `trace_file` is
-    in it.
+    in it, and `trace_report` is the id of its report.
     """
 
     study: Study
@@ -165,4 +177,5 @@ class Profile:
     usage: tuple[UsageSample, ...] = ()
     trace_folder: str | None = None
     trace_file: str | None = None
+    trace_report: str | None = None
     warnings: tuple[str, ...] = ()

@@ -25,7 +25,7 @@ class CostMeter:
     """
 
     def __init__(self) -> None:
-        self._counter = OperatorCounter(ModuleStack(), ())
+        self._counter = OperatorCounter(ModuleStack(), {})
 
     @contextmanager
     def measured(self) -> Iterator[Cost]:
