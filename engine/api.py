@@ -32,10 +32,12 @@ from engine.profile import roofline as _rooflines
 from engine.profile.machine import calibration_id, this_machine
 from engine.records import (
     Artifact,
+    CodeReport,
     Comparison,
     JobStatus,
     Machine,
     MachineCalibration,
+    ModelGraph,
     ModelReference,
     Prediction,
     Profile,
@@ -197,9 +199,26 @@ def roofline(
     return _rooflines.roofline(profiled, measured, operators=operators)
 
 
-def suggest(profiled: Profile, *, machine: Machine | None = None) -> tuple[Suggestion, ...]:
-    """Suggestions with evidence and predicted range, ranked; at once."""
-    return suggesting.suggest(profiled, machine or this_machine())
+def analyse_code(asked: StudyRequest, **how: Any) -> CodeReport:
+    """The model's own Python: the cost of each line, and what could be written better.
+
+    A profile holds the same without the compiler's graph breaks, which this looks for as well.
+    """
+    return _run("code", CodeReport, {"request": asked}, **how)
+
+
+def suggest(
+    profiled: Profile, *, machine: Machine | None = None, code: CodeReport | None = None
+) -> tuple[Suggestion, ...]:
+    """Suggestions with evidence and predicted range, ranked; at once.
+
+    Args:
+        profiled: what they are drawn from.
+        machine: where it would run; default this one.
+        code: what was found in the model's code; techniques that do away with a finding show its
+            lines, the other findings become suggestions of what to change.
+    """
+    return suggesting.suggest(profiled, machine or this_machine(), code)
 
 
 def predict(

@@ -5,26 +5,40 @@ from __future__ import annotations
 import dataclasses
 import math
 
+from engine.advise.code import to_change, with_places
 from engine.advise.prediction import predict, target_of
 from engine.errors import RecipeError
 from engine.optimize.recipe import ordered
 from engine.optimize.technique import technique, techniques
-from engine.records import Evidence, Machine, Prediction, Profile, Recipe, Suggestion
+from engine.records import (
+    CodeReport,
+    Evidence,
+    Machine,
+    Prediction,
+    Profile,
+    Recipe,
+    Suggestion,
+)
 
 _HARMLESS = ("none", "low")
 
 
-def suggest(profile: Profile, machine: Machine) -> tuple[Suggestion, ...]:
+def suggest(
+    profile: Profile, machine: Machine, code: CodeReport | None = None
+) -> tuple[Suggestion, ...]:
     """Every technique's suggestion that applies here, with its prediction, ranked.
 
     A suggestion whose check says no stays, with the reasons in `blocked`, behind the others. Where
-    at least two free ones carry no or little risk, they come first as one: taken together.
+    at least two free ones carry no or little risk, they come first as one: taken together. What
+    was found in the code and no offered technique does away with follows without steps.
     """
     found = [each for name in techniques() if (each := _suggestion(profile, machine, name))]
+    found = with_places(found, code)
     free = sorted((each for each in found if not each.blocked), key=_gain, reverse=True)
     blocked = [each for each in found if each.blocked]
     together = _together(profile, machine, free)
-    return (*together, *free, *blocked)
+    by_hand = sorted(to_change(code, free), key=_gain, reverse=True)
+    return (*together, *free, *by_hand, *blocked)
 
 
 def _suggestion(profile: Profile, machine: Machine, name: str) -> Suggestion | None:

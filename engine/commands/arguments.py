@@ -59,6 +59,7 @@ def parser() -> Parser:
     history.add_argument("job", nargs="?", help="one job, with its log")
     profile = _study(_verb(verbs, "profile", "where time and memory go"))
     profile.add_argument("--static", action="store_true", help="counts only: run nothing")
+    _study(_verb(verbs, "code", "what each line of the model's own Python costs"))
     _study(_verb(verbs, "suggest", "what would make it cheaper, with predicted gains"))
     optimize = _study(_verb(verbs, "optimize", "build one recipe and measure each step"))
     _recipe(optimize, repeatable=False)

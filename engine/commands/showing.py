@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+from engine.advise.code import place_text
 from engine.api import TechniqueInfo
 from engine.commands.arguments import written
 from engine.commands.quantities import (
@@ -154,7 +155,12 @@ def suggestions_text(study: Study, found: Sequence[Suggestion]) -> str:
             f"   - {fact.label}: {number_text(fact.value)} {fact.unit}".rstrip()
             for fact in each.evidence
         ]
-        lines.append(f"   --recipe {recipe_text(Recipe(each.steps))}")
+        lines += [f"   at {place_text(place)}" for place in each.places]
+        lines.append(
+            f"   --recipe {recipe_text(Recipe(each.steps))}"
+            if each.steps
+            else f"   change the code: {each.next_step}"
+        )
         lines += [f"   blocked: {reason}" for reason in each.blocked]
     return "\n".join(lines if found else [*lines, "Nothing to suggest."])
 

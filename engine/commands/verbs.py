@@ -10,10 +10,11 @@ from typing import Any
 from engine import api, client
 from engine.commands import showing
 from engine.commands.arguments import limits, recipes, settings, study_request
+from engine.commands.code_text import code_text, top_findings_text
 from engine.commands.progress import ProgressBar
 from engine.doctor import examine
 from engine.optimize.recipe import recipe_text
-from engine.records import Artifact, Comparison, to_plain
+from engine.records import Artifact, CodeReport, Comparison, Profile, to_plain
 from engine.store import Store
 
 
@@ -55,12 +56,21 @@ def _history(given: argparse.Namespace, bar: ProgressBar) -> Answer:
 def _profile(given: argparse.Namespace, bar: ProgressBar) -> Answer:
     asked = study_request(given)
     found = api.profile(asked, runtime=not given.static, **_how(given, bar))
-    return Answer(to_plain(found), lambda: showing.profile_text(found))
+    code = _code_of(found)
+    return Answer(
+        to_plain(found),
+        lambda: "\n".join(filter(None, (showing.profile_text(found), top_findings_text(code)))),
+    )
+
+
+def _code(given: argparse.Namespace, bar: ProgressBar) -> Answer:
+    found = api.analyse_code(study_request(given), **_how(given, bar))
+    return Answer(to_plain(found), lambda: code_text(found, name=given.model))
 
 
 def _suggest(given: argparse.Namespace, bar: ProgressBar) -> Answer:
     profiled = api.profile(study_request(given), **_how(given, bar))
-    found = api.suggest(profiled)
+    found = api.suggest(profiled, code=_code_of(profiled))
     plain = {"study": to_plain(profiled.study), "suggestions": to_plain(found)}
     return Answer(plain, lambda: showing.suggestions_text(profiled.study, found))
 
@@ -99,12 +109,17 @@ VERBS: dict[str, Callable[[argparse.Namespace, ProgressBar], Answer]] = {
     "doctor": _doctor,
     "history": _history,
     "profile": _profile,
+    "code": _code,
     "suggest": _suggest,
     "optimize": _optimize,
     "compare": _compare,
     "export": _export,
     "verify": _verify,
 }
+
+
+def _code_of(found: Profile) -> CodeReport | None:
+    return Store().get("code", found.study.id, CodeReport)
 
 
 def _how(given: argparse.Namespace, bar: ProgressBar, what: str = "") -> dict[str, Any]:

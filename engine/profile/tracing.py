@@ -93,12 +93,12 @@ def _trace_steps(
     program: Program, decoder: Decoder, inputs: Inputs, chosen: Sequence[int]
 ) -> torch.profiler.profile:
     placed: Inputs = to_device(inputs, program.context.device)
-    marks = _Marks()
+    marks = Marks()
     device = program.context.device
     with program.entered():
         ready = []
         for at in chosen:
-            prefix = _longer(placed, at - 1)
+            prefix = longer_prompt(placed, at - 1)
             logits, state = decoder.prefill(program.module, prefix)
             ready.append((logits.argmax(-1, keepdim=True), state))
             del logits
@@ -113,7 +113,7 @@ def _trace_steps(
     return profiler
 
 
-def _longer(inputs: Inputs, more: int) -> Inputs:
+def longer_prompt(inputs: Inputs, more: int) -> Inputs:
     """The prompt with its own last tokens repeated, and what else has its shape likewise."""
     shape = token_ids(inputs).shape
 

@@ -1,0 +1,1 @@
+"""Analysis of the model's own Python: what each line costs, and what could be written better."""

@@ -1,0 +1,1 @@
+"""What is looked for: a file for each kind of finding."""
