@@ -114,6 +114,11 @@ function shareText(part, whole) {
   return whole > 0 ? `${digits((100 * part) / whole)} %` : "–";
 }
 
+// A name that fits a line: names of kernels carry all their template's arguments.
+function shortened(name) {
+  return name.length > 64 ? `${name.slice(0, 62)}…` : name;
+}
+
 // An element with properties and children; texts are never read as markup.
 function make(tag, properties = {}, ...children) {
   const made = document.createElement(tag);

@@ -18,7 +18,7 @@ class Events {
     if (text.decode(new Uint8Array(buffer, 0, 8)) !== "MWTIMELN") throw new Error("it is no timeline");
     const length = new DataView(buffer).getUint32(8, true);
     const header = JSON.parse(text.decode(new Uint8Array(buffer, 12, length)));
-    const kinds = { "<u4": Uint32Array, "|u1": Uint8Array };
+    const kinds = { "<u4": Uint32Array, "<u2": Uint16Array };
     for (const [name, each] of Object.entries(header.arrays)) {
       this[name] = new kinds[each.type](buffer, each.offset, each.count);
     }
@@ -43,7 +43,7 @@ class Events {
     this.calls = new Uint32Array(this.names.length);
     this.totals = new Float64Array(this.names.length);
     this.longest = new Uint32Array(this.names.length);
-    this.kindOf = new Uint8Array(this.names.length);
+    this.kindOf = new Uint16Array(this.names.length);
     let sum = 0;
     for (let row = 0; row < count; row++) {
       const long = duration[row];
@@ -149,14 +149,15 @@ class Events {
 
   // The rows for which a table over codes says 1, lane by lane.
   rowsOf(column, table) {
+    const codes = this[column];
     let size = 0;
-    for (let row = 0; row < this.count; row++) size += table[column[row]];
+    for (let row = 0; row < this.count; row++) size += table[codes[row]];
     const rows = new Uint32Array(size);
     const bounds = new Uint32Array(this.lanes.length + 1);
     let next = 0;
     this.lanes.forEach((lane, index) => {
       for (let row = lane.first; row < lane.last; row++) {
-        if (table[column[row]]) rows[next++] = row;
+        if (table[codes[row]]) rows[next++] = row;
       }
       bounds[index + 1] = next;
     });

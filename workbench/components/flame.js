@@ -172,7 +172,8 @@ class Flame {
     if (!width || !this.height || !this.tree) return;
     this.ratio = Math.max(1, window.devicePixelRatio || 1);
     this.width = width;
-    const high = Math.max(this.height - 2, (this.tree.deepest + 2) * ROW + 6);
+    const high = Math.max(7 * ROW, (this.tree.deepest + 2) * ROW + 6);
+    this.stage.style.height = `${Math.min(this.height, high + 2)}px`;
     this.canvas.width = Math.round(width * this.ratio);
     this.canvas.height = Math.round(high * this.ratio);
     this.canvas.style.height = `${high}px`;

@@ -153,21 +153,27 @@ class Timeline {
 
   #explain(byKind) {
     const { events, theme } = this;
+    this.spent ??= events.within(0, events.span).flatMap((side) => side.rows).sort((one, other) => other.self - one.self);
+    const sums = new Map();
+    for (const { code, self, calls } of this.spent) {
+      const kind = events.kindOf[code];
+      const sum = sums.get(kind) ?? { self: 0, calls: 0 };
+      sums.set(kind, { self: sum.self + self, calls: sum.calls + calls });
+    }
     const entries = byKind
-      ? events.categories.map((kind, code) => ({
-        words: kindWords(kind), fill: kindFill(theme, kind), column: "category", code,
-        calls: events.calls.reduce((sum, each, name) => sum + (events.kindOf[name] === code ? each : 0), 0),
-      })).filter((each) => each.calls).sort((one, other) => other.calls - one.calls)
-      : Array.from(events.names.keys()).sort((one, other) => events.totals[other] - events.totals[one])
-        .slice(0, 14).map((code) => ({
-          words: events.names[code], fill: this.fills[code], column: "name", code, calls: events.calls[code],
-        }));
+      ? [...sums].sort(([, one], [, other]) => other.self - one.self).map(([code, sum]) => ({
+        words: kindWords(events.categories[code]), fill: kindFill(theme, events.categories[code]), column: "category", code, ...sum,
+      }))
+      : this.spent.filter(({ code }) => !events.categories[events.kindOf[code]].endsWith("annotation")).slice(0, 12).map((each) => ({
+        words: events.names[each.code], fill: this.fills[each.code], column: "name", ...each,
+      }));
     this.legend.replaceChildren(...entries.map((each) => {
       const swatch = make("i");
       swatch.style.background = css(each.fill);
       const entry = make("button", {
-        type: "button", title: `${each.words}: show where`, onclick: () => this.#only(each, entry),
-      }, swatch, each.words, make("small", {}, each.calls.toLocaleString("en")));
+        type: "button", onclick: () => this.#only(each, entry),
+        title: `${each.words}: ${counted(each.calls, "event")}, ${timeText(each.self * events.unit)} of self time. Click to see where.`,
+      }, swatch, make("span", {}, each.words), make("small", {}, timeText(each.self * events.unit)));
       entry.setAttribute("aria-pressed", "false");
       return entry;
     }));
@@ -179,8 +185,8 @@ class Timeline {
     this.#unpress();
     if (!again) {
       entry.setAttribute("aria-pressed", "true");
-      const size = each.column === "name" ? this.events.names.length : 256;
-      const table = new Uint8Array(size);
+      const codes = each.column === "name" ? this.events.names : this.events.categories;
+      const table = new Uint8Array(codes.length);
       table[each.code] = 1;
       this.#mark(each.column, table);
     } else this.#mark("name", null);
@@ -376,8 +382,8 @@ class Timeline {
     this.context.putImageData(this.image, Math.round(this.gutter * this.ratio), Math.round(this.top * this.ratio));
     this.context.setTransform(this.ratio, 0, 0, this.ratio, 0, 0);
     this.#words();
-    this.#marks();
     this.#names();
+    this.#marks();
     this.#ruler();
     this.#minimap();
     this.#note(this.frames, performance.now() - began);
@@ -1030,7 +1036,7 @@ class Timeline {
     const { unit } = events;
     const code = events.name[row];
     const act = (words, title, done) => make("button", { type: "button", title, onclick: done }, words);
-    const link = (each, words) => act(words ?? events.nameOf(each), "Go to it", () => this.#choose(each, { seek: true }));
+    const link = (each) => act(shortened(events.nameOf(each)), `Go to ${events.nameOf(each)}`, () => this.#choose(each, { seek: true }));
     const path = [];
     for (let each = events.parent(row); each >= 0 && path.length < 40; each = events.parent(each)) path.unshift(each);
     const callers = make("span", { className: "path" });
@@ -1067,7 +1073,7 @@ class Timeline {
       if (!side.events) return null;
       const whole = side.rows.reduce((sum, each) => sum + each.self, 0);
       const rows = side.rows.slice(0, 8).map(({ code, self, calls }) => make("tr", {},
-        make("td", {}, events.names[code]), make("td", { className: "n" }, timeText(self * unit)),
+        make("td", { title: events.names[code] }, shortened(events.names[code])), make("td", { className: "n" }, timeText(self * unit)),
         make("td", { className: "n" }, shareText(self, whole)), make("td", { className: "n" }, calls.toLocaleString("en"))));
       const rest = side.rows.length > 8 ? make("div", { className: "note" }, `and ${counted(side.rows.length - 8, "further name")}`) : null;
       return make("div", {}, make("table", {}, make("thead", {}, make("tr", {},

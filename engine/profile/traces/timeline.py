@@ -27,6 +27,8 @@ VERSION = 1
 NONE = 2**32 - 1
 # Beyond this many, a browser has no memory for them: the shortest are left out, and counted.
 MOST_EVENTS = 4_000_000
+# The profiler's own mark over everything that it recorded.
+_NOT_DRAWN = frozenset({"trace"})
 _ALIGNMENT = 8
 _LAST_UNIT = 2**32 - 2
 
@@ -91,10 +93,16 @@ def write_timeline(path: Path, events: TimelineEvents) -> None:
     depth = np.zeros(len(events.name), dtype=np.int64)
     for level, rows in enumerate(events.levels):
         depth[rows] = level
-    kept = _longest(events.end_ns - events.start_ns)
-    place = _display_order(events.tracks, events.track)[events.track]
+    drawn = _drawn(events)
+    kept = _longest(drawn, events.end_ns - events.start_ns)
+    place = _places(events)[events.track]
     order = kept[np.lexsort((events.start_ns[kept], depth[kept], place[kept]))]
-    durable.write(path, _content(events, order, depth[order], place[order]), synced=False)
+    header = {
+        "events": len(order),
+        "left_out": len(drawn) - len(order),
+        "tracks": _lanes(events, depth[order], place[order]),
+    }
+    durable.write(path, _content(events, order, header), synced=False)
 
 
 def read_timeline(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
@@ -114,9 +122,9 @@ def read_timeline(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     }
 
 
-def _content(events: TimelineEvents, order: Ints, depth: Ints, place: Ints) -> bytes:
-    begun = int(events.start_ns.min()) if len(order) else 0
-    span = int(events.end_ns.max()) - begun if len(order) else 0
+def _content(events: TimelineEvents, order: Ints, header: dict[str, Any]) -> bytes:
+    begun = int(events.start_ns[order].min()) if len(order) else 0
+    span = int(events.end_ns[order].max()) - begun if len(order) else 0
     unit = max(1, -(-span // _LAST_UNIT))
     # Both ends are rounded down, so that what lay in or after one another still does.
     start = (events.start_ns[order] - begun) // unit
@@ -125,33 +133,30 @@ def _content(events: TimelineEvents, order: Ints, depth: Ints, place: Ints) -> b
         "start": start.astype("<u4"),
         "duration": (end - start).astype("<u4"),
         "name": events.name[order].astype("<u4"),
-        "category": events.category[order].astype("<u1"),
+        "category": events.category[order].astype("<u2"),
     }
     if events.launcher is not None:
         columns["launcher"] = _new_rows(events.launcher, order)
     for name, codes in (("module", events.module), ("shape", events.shape)):
         if codes is not None:
             columns[name] = np.where(codes[order] < 0, NONE, codes[order]).astype("<u4")
-    header: dict[str, Any] = {
+    words = {
         "version": VERSION,
         "unit_ns": unit,
         "span": -(-span // unit),
-        "events": len(order),
-        "left_out": len(events.name) - len(order),
         "names": list(events.names),
         "categories": list(events.categories),
         "modules": list(events.modules),
         "shapes": list(events.shapes),
-        "tracks": _lanes(events, depth, place),
     }
-    return _packed(header, columns)
+    return _packed({**words, **header}, columns)
 
 
 def _lanes(events: TimelineEvents, depth: Ints, place: Ints) -> list[dict[str, Any]]:
     """The tracks that have events, with the first row and the count of each of their lanes."""
     lane = place * (int(depth.max(initial=0)) + 1) + depth
     bounds = np.flatnonzero(np.diff(lane, prepend=-1, append=-1))
-    in_order = np.argsort(_display_order(events.tracks, events.track))
+    in_order = np.argsort(_places(events))
     shown: dict[int, dict[str, Any]] = {}
     for first, last in itertools.pairwise(bounds.tolist()):
         track = events.tracks[int(in_order[place[first]])]
@@ -162,29 +167,36 @@ def _lanes(events: TimelineEvents, depth: Ints, place: Ints) -> list[dict[str, A
     return list(shown.values())
 
 
-def _display_order(tracks: Sequence[Track], track: Codes) -> Ints:
+def _places(events: TimelineEvents) -> Ints:
     """The place of each track: hosts before devices, and of each the busiest track first."""
-    count = np.bincount(track, minlength=len(tracks))
-    of_process: dict[tuple[int, str], int] = {}
-    for each, events in zip(tracks, count, strict=True):
+    outer = np.flatnonzero(events.parent < 0)
+    long = (events.end_ns - events.start_ns)[outer]
+    busy = np.bincount(events.track[outer], weights=long, minlength=len(events.tracks))
+    of_process: dict[tuple[int, str], float] = {}
+    for each, spent in zip(events.tracks, busy.tolist(), strict=True):
         key = (each.device, each.process)
-        of_process[key] = of_process.get(key, 0) + int(events)
+        of_process[key] = of_process.get(key, 0.0) + spent
 
     def rank(index: int) -> tuple[Any, ...]:
-        each = tracks[index]
-        size = of_process[each.device, each.process]
-        return each.device >= 0, each.device, -size, each.process, -int(count[index]), index
+        each = events.tracks[index]
+        process = -of_process[each.device, each.process], each.process
+        return each.device >= 0, each.device, *process, -busy[index], index
 
-    places = np.empty(len(tracks), dtype=np.int64)
-    places[sorted(range(len(tracks)), key=rank)] = np.arange(len(tracks))
+    places = np.empty(len(events.tracks), dtype=np.int64)
+    places[sorted(range(len(events.tracks)), key=rank)] = np.arange(len(events.tracks))
     return places
 
 
-def _longest(duration: Ints) -> Ints:
-    if len(duration) <= MOST_EVENTS:
-        return np.arange(len(duration))
-    chosen = np.argpartition(duration, len(duration) - MOST_EVENTS)[-MOST_EVENTS:]
-    return np.sort(chosen)
+def _drawn(events: TimelineEvents) -> Ints:
+    marks = [code for code, each in enumerate(events.categories) if each in _NOT_DRAWN]
+    return np.flatnonzero(~np.isin(events.category, marks))
+
+
+def _longest(rows: Ints, duration: Ints) -> Ints:
+    if len(rows) <= MOST_EVENTS:
+        return rows
+    chosen = np.argpartition(duration[rows], len(rows) - MOST_EVENTS)[-MOST_EVENTS:]
+    return rows[np.sort(chosen)]
 
 
 def _new_rows(rows: Ints, order: Ints) -> NDArray[np.uint32]:
