@@ -37,7 +37,6 @@ from engine.records import (
     JobStatus,
     Machine,
     MachineCalibration,
-    ModelGraph,
     ModelReference,
     Prediction,
     Profile,

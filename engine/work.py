@@ -20,7 +20,6 @@ from engine.records import (
     CodeReport,
     Comparison,
     MachineCalibration,
-    ModelGraph,
     Prediction,
     Profile,
     Recipe,
@@ -66,13 +65,9 @@ def profile(arguments: dict[str, Any], job: Job) -> Profile:
         folder=job.store.traces_folder / study.id,
         runtime=bool(arguments.get("runtime", True)),
         progress=_part(job, 0.1, 0.8),
-        keep=lambda found: job.store.put("memory", study.id, found, study=study.id),
-        keep_trace=lambda found: job.store.put("trace", found.id, found, study=study.id),
     )
     profiled = replace(profiled, facts=_facts(opened, job))
     job.store.put("profile", study.id, profiled, study=study.id)
-    job.progress(0.94, "Drawing the graph")
-    _keep_graph(opened, study, job)
     if profiled.latency_ms is not None:
         job.progress(0.97, "Looking at the code line by line")
         _keep_code(opened, study, profiled, job)
@@ -194,31 +189,103 @@ def calibrate(arguments: dict[str, Any], job: Job) -> MachineCalibration:
     return found
 
 
-def graph(arguments: dict[str, Any], job: Job) -> ModelGraph:
-    """Draws the graph of one call of the model and keeps it."""
-    from engine.profile.graph.building import model_graph
+def optimize(arguments: dict[str, Any], job: Job) -> Comparison:
+    """Compares one recipe, with the waterfall of its steps."""
+    return compare({**arguments, "recipes": [arguments["recipe"]]}, job)
 
-    job.progress(0.02, "Opening the model")
-    opened, study = _opened(arguments, job)
-    job.progress(0.4, "Drawing the graph")
-    found = model_graph(opened.program, opened.workload, opened.inputs, study=study.id)
-    job.store.put("graph", study.id, found, study=study.id)
+
+def compare(arguments: dict[str, Any], job: Job) -> Comparison:
+    """Measures the recipes against the baseline and keeps the comparison."""
+    from engine.measure.comparing import compare as measure
+
+    job.progress(0.01, "Opening the model")
+    _, study = _opened(arguments, job)
+    recipes = [read_recipe(each) for each in arguments["recipes"]]
+    if not any(recipe.steps for recipe in recipes):
+        raise InputError("A comparison needs a recipe with at least one step.")
+    found = measure(
+        study,
+        recipes,
+        request=_request_for_children(arguments),
+        cache=job.store.cache_folder,
+        settings=from_plain(arguments.get("settings") or {}, Settings),
+        progress=_part(job, 0.05, 0.95),
+        predictions=_predictions(job.store, study, recipes),
+    )
+    job.store.put("comparison", found.id, found, study=study.id)
     return found
 
 
-def _keep_graph(opened: OpenedModel, study: Study, job: Job) -> None:
-    """The graph, where it can be drawn in a few seconds; a failure leaves the profile."""
-    from engine.profile.graph.building import QUICK_SECONDS, model_graph
+def export(arguments: dict[str, Any], job: Job) -> Artifact:
+    """Builds the recipe, writes the artifact, proves it and keeps its record."""
+    from engine.export.certifying import code_hash
+    from engine.export.exporting import export_variant
+    from engine.optimize.build import build_variant
 
-    try:
-        found = model_graph(
-            opened.program, opened.workload, opened.inputs, study=study.id,
-            limit_seconds=QUICK_SECONDS,
-        )  # fmt: skip
-    except Exception:  # neither exported nor recorded: the profile's other parts still stand
-        job.log(f"The graph could not be drawn:\n{traceback.format_exc()}")
-        return
-    job.store.put("graph", study.id, found, study=study.id)
+    job.progress(0.02, "Opening the model")
+    opened, study = _opened(arguments, job)
+    recipe = read_recipe(arguments["recipe"])
+    # A format is written from eager operators and is, or is run by, a runtime of its own.
+    eager = Recipe(tuple(s for s in recipe.steps if technique(s.technique).stage != "runtime"))
+    variant = build_variant(
+        opened,
+        eager,
+        machine=study.machine,
+        cache=job.store.cache_folder,
+        progress=_part(job, 0.05, 0.4),
+    )
+    variant = replace(variant, recipe=recipe)
+    artifact = export_variant(
+        opened,
+        variant,
+        study=study,
+        format=arguments["format"],
+        out=Path(arguments["out"]),
+        cache=job.store.cache_folder,
+        progress=_part(job, 0.4, 1.0),
+    )
+    folder = Path(artifact.path)
+    job.store.trust(code_hash(folder if folder.is_dir() else folder.parent), "exported here")
+    job.store.put("artifact", content_id(artifact.path, time.time()), artifact, study=study.id)
+    return artifact
+
+
+def verify(arguments: dict[str, Any], job: Job) -> Artifact:
+    """Proves an artifact again."""
+    from engine.export.verifying import verify_folder
+
+    job.progress(0.1, "Loading the artifact in a clean process")
+    trusted = bool(arguments.get("trust", False))
+    return verify_folder(
+        Path(arguments["path"]), is_trusted=lambda code: trusted or job.store.is_trusted(code)
+    )
+
+
+def weights(arguments: dict[str, Any], job: Job) -> WeightStatistics:
+    """Looks at every tensor that the model holds and keeps what it found."""
+    from engine.profile.weights import weight_statistics
+
+    job.progress(0.02, "Opening the model")
+    opened, study = _opened(arguments, job)
+    found = weight_statistics(
+        opened.program.module,
+        model=opened.summary.name,
+        study=study.id,
+        progress=_part(job, 0.1, 1.0),
+    )
+    job.store.put("weights", study.id, found, study=study.id)
+    return found
+
+
+def calibrate(arguments: dict[str, Any], job: Job) -> MachineCalibration:
+    """Measures this machine's ceilings and keeps them."""
+    from engine.profile.calibration import calibrate as measure
+
+    found = measure(
+        str(arguments.get("device", "cpu")), machine=this_machine(), progress=_part(job, 0.02, 1.0)
+    )
+    job.store.put("calibration", found.id, found)
+    return found
 
 
 def _keep_code(opened: OpenedModel, study: Study, profiled: Profile, job: Job) -> None:
@@ -238,7 +305,6 @@ WORK: dict[str, Callable[[dict[str, Any], Job], Any]] = {
     "open": open_study,
     "profile": profile,
     "code": code,
-    "graph": graph,
     "optimize": optimize,
     "compare": compare,
     "export": export,
