@@ -78,8 +78,13 @@ def figure(*, height: int = 320, x: str = "", y: str = "", **layout: Any) -> go.
 
 def show(chart: go.Figure, words: str, *, key: str) -> None:
     """The chart with one sentence below it that tells what it shows here."""
-    st.plotly_chart(chart, theme=None, config=_CONFIG, key=key)
+    plain(chart, key=key)
     st.caption(words)
+
+
+def plain(chart: go.Figure, *, key: str) -> None:
+    """The chart alone, where the sentence below it is written by the caller."""
+    st.plotly_chart(chart, theme=None, config=_CONFIG, key=key)
 
 
 def bars(

@@ -19,6 +19,7 @@ from engine.records import (
     Profile,
     Study,
     StudyRequest,
+    TraceReport,
 )
 from workbench import session
 from workbench.quantities import seconds_text
@@ -248,10 +249,16 @@ def _take_comparison(found: Comparison) -> None:
     session.current().comparison = found.id
 
 
+def _take_trace(found: TraceReport) -> None:
+    session.choose_trace(found.id)
+    session.current().leave_open_for = "runtime"
+
+
 _RESULTS: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
     "open": (Study, lambda found: session.choose_study(found.id)),
     "profile": (Profile, _take_profile),
     "optimize": (Comparison, _take_comparison),
     "compare": (Comparison, _take_comparison),
     "export": (Artifact, lambda found: None),
+    "trace": (TraceReport, _take_trace),
 }

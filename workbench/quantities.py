@@ -92,6 +92,14 @@ def ago_text(moment: float, now: float | None = None) -> str:
     return "just now"
 
 
+def clipped(text: str, most: int = 40) -> str:
+    """A long name with its middle left out: both ends tell what it is."""
+    if len(text) <= most:
+        return text
+    head = (most - 1) * 2 // 3
+    return f"{text[:head]}…{text[len(text) - (most - 1 - head) :]}"
+
+
 def digits(number: float) -> str:
     """Three significant digits without an exponent, from a thousandth up."""
     if number == 0 or not math.isfinite(number):

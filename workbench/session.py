@@ -21,6 +21,7 @@ from engine.records import (
     Study,
     StudyRequest,
     Suggestion,
+    TraceReport,
 )
 from engine.store import Store
 
@@ -40,6 +41,10 @@ class Session:
         tour: whether the tour's steps are shown.
         asked: the request that waits for the person's trust.
         leave_open_for: the page that follows the Open page once a model has been opened.
+        trace: the imported trace that Runtime looks at; None for the study's own run.
+        rank: which of the trace's files, by its place in the report.
+        operator: the operator that is selected on every view.
+        view: the view of the Runtime page.
     """
 
     study: str | None = None
@@ -49,6 +54,20 @@ class Session:
     tour: bool = False
     asked: StudyRequest | None = None
     leave_open_for: str | None = None
+    trace: str | None = None
+    rank: int = 0
+    operator: str | None = None
+    view: str | None = None
+
+
+@dataclass(frozen=True)
+class TraceName:
+    """What lists of traces show of a report, without reading its rows."""
+
+    id: str
+    name: str
+    created: float
+    study: str | None = None
 
 
 @st.cache_resource
@@ -67,9 +86,12 @@ def current() -> Session:
     """This tab's session; on the first run it is seeded from the address."""
     if _KEY not in st.session_state:
         asked = st.query_params
+        rank = asked.get("rank", "")
         st.session_state[_KEY] = Session(
-            study=asked.get("study"), comparison=asked.get("comparison"), tour="tour" in asked
-        )
+            study=asked.get("study"), comparison=asked.get("comparison"), tour="tour" in asked,
+            trace=asked.get("trace"), operator=asked.get("operator"), view=asked.get("view"),
+            rank=int(rank) if rank.isdecimal() else 0,
+        )  # fmt: skip
     found: Session = st.session_state[_KEY]
     return found
 
@@ -77,7 +99,11 @@ def current() -> Session:
 def address() -> dict[str, str]:
     """The ids as query parameters, so that a link or a refresh shows the same."""
     here = current()
-    named = {"study": here.study, "comparison": here.comparison, "tour": "1" if here.tour else None}
+    named = {
+        "study": here.study, "comparison": here.comparison, "tour": "1" if here.tour else None,
+        "trace": here.trace, "rank": str(here.rank) if here.rank else None,
+        "operator": here.operator, "view": here.view,
+    }  # fmt: skip
     return {name: value for name, value in named.items() if value}
 
 
@@ -92,7 +118,20 @@ def choose_study(study: str | None) -> None:
     """Looks at another study."""
     here = current()
     if here.study != study:
-        here.study, here.comparison = study, None
+        here.study, here.comparison, here.rank, here.operator = study, None, 0, None
+    choose_trace(None)
+
+
+def choose_trace(trace: str | None) -> None:
+    """Looks at an imported trace; with None, at the study's own run again."""
+    here = current()
+    if here.trace != trace:
+        here.trace, here.rank, here.operator = trace, 0, None
+
+
+def choose_operator(name: str | None) -> None:
+    """Selects an operator on every view; with None, none."""
+    current().operator = name
 
 
 def study() -> Study | None:
@@ -131,6 +170,17 @@ def artifacts(study_id: str | None) -> list[Artifact]:
     return sorted(found, key=lambda each: -each.certificate.created)
 
 
+def traces() -> list[TraceName]:
+    """Every trace that was read, of a study's own run or imported, the newest first."""
+    return sorted(store().list("trace", TraceName), key=lambda each: -each.created)
+
+
+def trace(id: str) -> TraceReport | None:
+    """The report of a trace; None where the store no longer has it."""
+    named = _found("trace", id, TraceName)
+    return _report(id, named.created) if named else None
+
+
 def recipe() -> Recipe:
     """The recipe that is being put together for the chosen study."""
     chosen = current().study
@@ -162,6 +212,11 @@ def add_steps(steps: tuple[Step, ...]) -> str:
 def suggestions(profiled: Profile) -> tuple[Suggestion, ...]:
     """The suggestions for a profile."""
     return api.suggest(profiled, machine=profiled.study.machine)
+
+
+@st.cache_resource(max_entries=6, show_spinner=False)
+def _report(id: str, created: float) -> TraceReport | None:
+    return _found("trace", id, TraceReport)
 
 
 def _found(kind: str, name: str, type_: type[R]) -> R | None:

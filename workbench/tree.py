@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import plotly.graph_objects as go
 
@@ -19,6 +20,21 @@ _SCALES = {
 }
 
 
+class Named(Protocol):
+    """A module of a profile, or of a trace."""
+
+    @property
+    def name(self) -> str:
+        """Its dotted path; empty, or "(model)", for the whole model."""
+
+    @property
+    def type(self) -> str:
+        """The name of its class."""
+
+
+M = TypeVar("M", bound=Named)
+
+
 @dataclass(frozen=True)
 class Node:
     """One module in the tree."""
@@ -31,9 +47,9 @@ class Node:
 
 
 def module_tree(
-    modules: tuple[ModuleProfile, ...],
-    size: Callable[[ModuleProfile], float],
-    colour: Callable[[ModuleProfile], float],
+    modules: tuple[M, ...],
+    size: Callable[[M], float],
+    colour: Callable[[M], float],
 ) -> tuple[list[Node], int]:
     """The tree of modules that have a size, and how many were left out.
 
@@ -119,12 +135,36 @@ def icicle(nodes: list[Node], *, root: str, unit: str, colour_unit: str) -> go.F
     return chart
 
 
-def is_root(module: ModuleProfile) -> bool:
+def in_order(modules: Sequence[M], weight: Callable[[M], float]) -> list[tuple[int, M]]:
+    """Each module with its depth, below its parent, the heaviest of each level first."""
+    known = {_path(each): each for each in modules}
+    sizes = dict.fromkeys(known, 0.0)
+    children: dict[str | None, list[str]] = {}
+    for name in known:
+        above = _parent(name, sizes) if name else None
+        children.setdefault(above if above in known else None, []).append(name)
+    rows: list[tuple[int, M]] = []
+    pending = [(0, name) for name in _lightest_first(children.get(None, []), known, weight)]
+    while pending:
+        depth, name = pending.pop()
+        rows.append((depth, known[name]))
+        below = _lightest_first(children.get(name, []), known, weight)
+        pending += [(depth + 1, each) for each in below]
+    return rows
+
+
+def is_root(module: Named) -> bool:
     """Whether a module is the whole model."""
     return module.name in ("", ROOT)
 
 
-def _path(module: ModuleProfile) -> str:
+def _lightest_first(
+    names: list[str], known: dict[str, M], weight: Callable[[M], float]
+) -> list[str]:
+    return sorted(names, key=lambda each: weight(known[each]))
+
+
+def _path(module: Named) -> str:
     return "" if is_root(module) else module.name
 
 

@@ -43,12 +43,12 @@ def filled(store: Store) -> Store:
 def open_page() -> Open:
     """The app on a page, looking at a study."""
 
-    def opened(page: str, study: str | None = None, **session: object) -> AppTest:
+    def opened(page: str, study: str | None = None, **address: str) -> AppTest:
         app = AppTest.from_file(str(ENTRY), default_timeout=30)
         if study is not None:
             app.query_params["study"] = study
-        for name, value in session.items():
-            app.session_state[name] = value
+        for name, value in address.items():
+            app.query_params[name] = value
         app.run()
         if page != "open":
             app.switch_page(f"../pages/{page}.py").run()

@@ -40,6 +40,7 @@ from engine.records import (
     Workload,
 )
 from engine.store import Store
+from tests.workbench import fixture_traces
 
 WIDTH, LAYERS, HEADS, TOKENS, VOCABULARY = 128, 4, 4, 108, 1024
 _RECIPES = ("inference_mode", "kv_cache,inference_mode", "kv_cache,dynamic_int8,inference_mode")
@@ -178,6 +179,7 @@ def fill(store: Store, *, artifacts: bool = True) -> Study:
     kept = study()
     store.put("study", kept.id, kept, study=kept.id)
     store.put("profile", kept.id, profile(), study=kept.id)
+    store.put("trace", kept.id, fixture_traces.own_run(profile()), study=kept.id)
     store.put("comparison", comparison().id, comparison(), study=kept.id)
     if artifacts:
         store.put("artifact", "a1", artifact(store.artifacts_folder), study=kept.id)

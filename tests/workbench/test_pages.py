@@ -76,13 +76,6 @@ def test_the_module_table_has_a_row_outside_modules(filled: Store, open_page: Op
     assert outside["Total"].tolist() == [5.5]
 
 
-@pytest.mark.parametrize("view", ["Operators", "Modules", "Flame graph", "Usage", "Trace"])
-def test_every_runtime_view_renders(view: str, filled: Store, open_page: Open) -> None:
-    app = open_page("runtime", STUDY)
-    app.button_group(key="runtime_view").set_value(view).run()
-    assert not app.exception
-
-
 @pytest.mark.parametrize("view", ["Modules", "Roofline", "Not counted"])
 def test_every_structure_view_renders(view: str, filled: Store, open_page: Open) -> None:
     app = open_page("structure", STUDY)

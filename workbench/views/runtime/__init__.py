@@ -1,0 +1,1 @@
+"""The page Runtime: a file for each view."""

@@ -1,0 +1,52 @@
+"""What a trace was recorded without, and how to record it with everything."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from workbench import layout
+from workbench.views.runtime.subject import Subject
+
+EXAMPLE = """from torch.profiler import ProfilerActivity, profile, schedule
+
+with profile(
+    activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA],
+    schedule=schedule(wait=1, warmup=2, active=3, repeat=1),  # marks the steps
+    record_shapes=True,    # input shapes
+    with_stack=True,       # call stacks, classes of modules
+    with_modules=True,     # module paths of scripted models
+    profile_memory=True,   # allocations over time
+) as profiler:
+    for batch in batches:
+        train(batch)
+        profiler.step()
+profiler.export_chrome_trace("trace.json.gz")
+"""
+
+
+def lacks(subject: Subject) -> None:
+    """The card that tells what the trace lacks; nothing where it lacks nothing."""
+    found = (*subject.rank.lacks,)
+    notes = (*subject.rank.warnings, *subject.report.warnings)
+    if subject.rank.left_out:
+        notes = (
+            *notes,
+            f"{subject.rank.left_out:,} operator rows with little time are summed up in"
+            " “(smaller rows)”.",
+        )
+    if not found and not notes:
+        return
+    with layout.card("What this trace cannot tell"):
+        for each in found:
+            st.markdown(f":material/videocam_off: {each}")
+        for each in dict.fromkeys(notes):
+            st.markdown(f":material/info: {each}")
+        if found and subject.profile is None:
+            with st.expander("Record it again with everything", icon=":material/code:"):
+                how()
+
+
+def how() -> None:
+    """The lines that record a trace with everything."""
+    st.code(EXAMPLE, language="python")
+    st.caption("Each option costs time in the traced run, call stacks the most.")
