@@ -20,12 +20,14 @@ from engine.records import (
     CodeReport,
     Comparison,
     MachineCalibration,
+    ModelGraph,
     Prediction,
     Profile,
     Recipe,
     Settings,
     Study,
     StudyRequest,
+    TraceReport,
     WeightStatistics,
     content_id,
     from_plain,
@@ -65,9 +67,13 @@ def profile(arguments: dict[str, Any], job: Job) -> Profile:
         folder=job.store.traces_folder / study.id,
         runtime=bool(arguments.get("runtime", True)),
         progress=_part(job, 0.1, 0.8),
+        keep=lambda found: job.store.put("memory", study.id, found, study=study.id),
+        keep_trace=lambda found: job.store.put("trace", found.id, found, study=study.id),
     )
     profiled = replace(profiled, facts=_facts(opened, job))
     job.store.put("profile", study.id, profiled, study=study.id)
+    job.progress(0.94, "Drawing the graph")
+    _keep_graph(opened, study, job)
     if profiled.latency_ms is not None:
         job.progress(0.97, "Looking at the code line by line")
         _keep_code(opened, study, profiled, job)
@@ -189,6 +195,33 @@ def calibrate(arguments: dict[str, Any], job: Job) -> MachineCalibration:
     return found
 
 
+def graph(arguments: dict[str, Any], job: Job) -> ModelGraph:
+    """Draws the graph of one call of the model and keeps it."""
+    from engine.profile.graph.building import model_graph
+
+    job.progress(0.02, "Opening the model")
+    opened, study = _opened(arguments, job)
+    job.progress(0.4, "Drawing the graph")
+    found = model_graph(opened.program, opened.workload, opened.inputs, study=study.id)
+    job.store.put("graph", study.id, found, study=study.id)
+    return found
+
+
+def _keep_graph(opened: OpenedModel, study: Study, job: Job) -> None:
+    """The graph, where it can be drawn in a few seconds; a failure leaves the profile."""
+    from engine.profile.graph.building import QUICK_SECONDS, model_graph
+
+    try:
+        found = model_graph(
+            opened.program, opened.workload, opened.inputs, study=study.id,
+            limit_seconds=QUICK_SECONDS,
+        )  # fmt: skip
+    except Exception:  # neither exported nor recorded: the profile's other parts still stand
+        job.log(f"The graph could not be drawn:\n{traceback.format_exc()}")
+        return
+    job.store.put("graph", study.id, found, study=study.id)
+
+
 def _keep_code(opened: OpenedModel, study: Study, profiled: Profile, job: Job) -> None:
     """The part of the analysis that takes about a second; a failure of it leaves the profile."""
     from engine.profile.code.analysing import analyse_code, carried_over
@@ -202,14 +235,30 @@ def _keep_code(opened: OpenedModel, study: Study, profiled: Profile, job: Job) -
     job.store.put("code", study.id, report, study=study.id)
 
 
+def trace(arguments: dict[str, Any], job: Job) -> TraceReport:
+    """Reads a trace that was made anywhere and keeps its report."""
+    from engine.profile.traces.reporting import report
+
+    found = report(
+        Path(arguments["path"]),
+        name=str(arguments.get("name", "")),
+        timeline_folder=job.store.traces_folder / "imported",
+        progress=job.progress,
+    )
+    job.store.put("trace", found.id, found)
+    return found
+
+
 WORK: dict[str, Callable[[dict[str, Any], Job], Any]] = {
     "open": open_study,
     "profile": profile,
     "code": code,
+    "graph": graph,
     "optimize": optimize,
     "compare": compare,
     "export": export,
     "verify": verify,
+    "trace": trace,
     "weights": weights,
     "calibrate": calibrate,
 }

@@ -96,11 +96,11 @@ class Performer:
 
     def memory(self) -> Message:
         """Peak of tensor bytes in one run, weights included."""
-        from engine.profile.memory import measure_memory
+        from engine.profile.memory.measuring import measure_peak
 
         built = self._ready()
-        ledger = measure_memory(built.program, built.workload, built.inputs)
-        return {"peak_tensor_bytes": ledger.peak_tensor_bytes}
+        peak = measure_peak(built.program, built.workload, built.inputs)
+        return {"peak_tensor_bytes": peak}
 
     def flops(self) -> Message:
         """FLOPs of one run of the workload, without the operators that have no formula."""

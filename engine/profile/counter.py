@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import weakref
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,8 +24,11 @@ from engine.profile.formulas import (
     tensor_bytes,
     written_bytes,
 )
+from engine.profile.memory.live import LiveMemory
+from engine.profile.memory.workspaces import workspace_bytes
 
 Key = tuple[str, str, str, str]  # operator, module, phase, dtype
+Kinds = Callable[[str], Iterable[tuple[str, str, Tensor]]]
 
 
 @dataclass
@@ -61,36 +63,6 @@ NUMBERS = (
 )  # fmt: skip
 
 
-class LiveBytes:
-    """Bytes of the storages that operators made and that are still referenced.
-
-    A storage's Python object lives as long as the storage does, autograd's saved tensors included:
-    a weak reference to it tells when the memory is free.
-    """
-
-    def __init__(self, resident: Iterable[Tensor]) -> None:
-        self.live = 0
-        self.peak = 0
-        self._resident = {each.untyped_storage()._cdata for each in resident}
-        self._seen: dict[int, weakref.ref[Any]] = {}
-
-    def see(self, tensor: Tensor) -> None:
-        """Adds the tensor's storage where it is new."""
-        storage = tensor.untyped_storage()
-        key = storage._cdata
-        if key in self._seen or key in self._resident:
-            return
-        size = storage.nbytes()
-        self.live += size
-        self.peak = max(self.peak, self.live)
-
-        def free(_: Any) -> None:
-            self.live -= size
-            del self._seen[key]
-
-        self._seen[key] = weakref.ref(storage, free)
-
-
 class OperatorCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Fills `rows` with every operator that runs inside it.
 
@@ -100,6 +72,8 @@ class OperatorCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         packed: for modules that keep weights outside of tensors, their bytes.
         resident: what is in memory before the run, besides weights.
         phase: the phase outside of any that is entered.
+        kinds: category, name and tensor of what is known to hold memory after a phase.
+        device: the type of the device that the operators really run on.
     """
 
     def __init__(
@@ -110,12 +84,16 @@ class OperatorCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         *,
         packed: Mapping[str, int] | None = None,
         phase: str = "forward",
+        kinds: Kinds = lambda phase: (),
+        device: str = "cpu",
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.stack = stack
         self.phase = phase
         self.rows: dict[Key, Row] = defaultdict(Row)
-        self.memory = LiveBytes([*weights.values(), *resident])
+        self.memory = LiveMemory([*weights.values(), *resident])
+        self._kinds = kinds
+        self._device = device
         # A tied weight keeps its first name, as named_parameters() gives it.
         self._weights = {
             each.untyped_storage()._cdata: (name, tensor_bytes(each))
@@ -128,9 +106,16 @@ class OperatorCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def entered(self, phase: str) -> Iterator[None]:
         """Operators inside belong to this phase."""
         before, self.phase = self.phase, phase
+        self.memory.enter(phase)
         try:
             yield
+            called: dict[str, list[tuple[str, Tensor]]] = defaultdict(list)
+            for category, name, tensor in self._kinds(phase):
+                called[category].append((name, tensor))
+            for category, tensors in called.items():
+                self.memory.call(tensors, category)
         finally:
+            self.memory.leave(phase)
             self.phase = before
 
     def __torch_dispatch__(
@@ -155,10 +140,12 @@ class OperatorCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _note(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
         inputs = _tensors((args, *kwargs.values()))
         outputs = _tensors(out)
-        for each in outputs:
-            self.memory.see(each)
         name = f"{func.namespace}::{func.overloadpacket.__name__}"
         module = self.stack.innermost
+        for each in outputs:
+            self.memory.see(each, name, module, self.phase)
+        working = workspace_bytes(func, args, outputs, self._device)
+        self.memory.work(working, name, module, self.phase)
         row = self.rows[(name, module, self.phase, _dtype(inputs, outputs))]
         moved = moved_bytes(func, inputs, outputs)
         if moved:  # a view of a weight does not read it

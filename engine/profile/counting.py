@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import gc
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,11 +20,16 @@ from engine.profile.decode_counting import can_extrapolate, count_long_generatio
 from engine.profile.execution import run_workload
 from engine.profile.experts import active_parameters, expert_banks
 from engine.profile.formulas import tensor_bytes
+from engine.profile.memory.kinds import kinds_after, output_tensors_of, resident_bytes
+from engine.profile.memory.ledger import ledger
+from engine.profile.memory.lives import Lives
+from engine.profile.memory.timeline import timeline
 from engine.profile.meta import OnMeta, on_meta
-from engine.profile.phases import PhasedDecoder, phased, state_tensors
-from engine.program import Generation, Inputs, Program, held_bytes, to_device
+from engine.profile.phases import phased
+from engine.program import Inputs, Program, held_bytes, to_device
 from engine.records import (
     MemoryLedger,
+    MemoryTimeline,
     ModuleProfile,
     NotCounted,
     OperatorProfile,
@@ -49,6 +54,7 @@ class Counts:
             reductions among them.
         low_precision_flops: FLOPs whose operands are of 16 bits or fewer.
         memory: the predicted ledger, from the lives of all tensors.
+        timeline: their lives, with the peak explained.
         warnings: how far the count had to leave the meta device.
     """
 
@@ -57,19 +63,19 @@ class Counts:
     totals: Totals
     not_counted: tuple[NotCounted, ...]
     memory: MemoryLedger
+    timeline: MemoryTimeline
     low_precision_flops: int = 0
     warnings: tuple[str, ...] = ()
 
 
 @dataclass
 class Tally:
-    """What was seen of a run: rows, module calls, and memory besides weights and inputs."""
+    """What was seen of a run: rows, module calls, bytes by category at the peak, their timeline."""
 
     rows: dict[Key, Row]
     calls: dict[str, int]
-    peak_bytes: int
-    cache_bytes: int
-    returned_bytes: int
+    peak: dict[str, int]
+    timeline: MemoryTimeline
 
 
 def count(program: Program, workload: Workload, inputs: Inputs) -> Counts:
@@ -80,49 +86,69 @@ def count(program: Program, workload: Workload, inputs: Inputs) -> Counts:
     where it is, by running it once, and `warnings` says so.
     """
     gc.collect()  # what dies in mid-run must not be left over from before
+    before = resident_bytes(program, inputs)
     try:
-        tally = _tally_on_meta(program, workload, inputs)
+        tally = _tally_on_meta(program, workload, inputs, before)
     except Exception as error:  # whatever a model's own code raises without values
         reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
-        tally = _tally(program, workload, inputs)
+        tally = _tally(program, workload, inputs, before)
         warning = f"Counted by running the model, since it cannot run without values: {reason}"
-        return replace(_counts(program, inputs, tally), warnings=(warning,))
-    return _counts(program, inputs, tally)
+        return replace(_counts(program, tally), warnings=(warning,))
+    return _counts(program, tally)
 
 
-def _tally_on_meta(program: Program, workload: Workload, inputs: Inputs) -> Tally:
+def lives_on_meta(program: Program, workload: Workload, inputs: Inputs) -> Lives:
+    """The lives of all that one run makes, every step of a generation run on the meta device."""
+    before = resident_bytes(program, inputs)
+    with OnMeta(_device(program, workload)):
+        placed: Inputs = to_device(inputs, "meta")
+        return _run_counted(on_meta(program), workload, placed, before)[1]
+
+
+def _device(program: Program, workload: Workload) -> str:
+    """The type of the device that a program really runs on."""
+    kind = torch.device(program.context.device).type
+    return torch.device(workload.device).type if kind == "meta" else kind
+
+
+def _tally_on_meta(
+    program: Program, workload: Workload, inputs: Inputs, before: dict[str, int]
+) -> Tally:
     placed: Inputs = to_device(inputs, "meta")
-    with OnMeta(torch.device(program.context.device).type):
+    with OnMeta(_device(program, workload)):
         empty = on_meta(program)
         if can_extrapolate(empty, workload, placed):
-            return _tally_long(empty, workload, placed)
-        return _tally(empty, workload, placed)
+            device = _device(program, workload)
+            counted = functools.partial(counting, device=device)
+            found = count_long_generation(empty, workload, placed, counted, before)
+            if found is not None:
+                shown = dataclasses.replace(found.timeline, device=workload.device)
+                return Tally(found.rows, found.calls, found.peak, shown)
+        return _tally(empty, workload, placed, before)
 
 
-def _tally(program: Program, workload: Workload, inputs: Inputs) -> Tally:
+def _tally(program: Program, workload: Workload, inputs: Inputs, before: dict[str, int]) -> Tally:
     """Runs the workload once with a counter around every operator."""
+    counter, lives = _run_counted(program, workload, inputs, before)
+    shown = timeline(lives, basis="predicted", device=workload.device)
+    return Tally(counter.rows, counter.stack.calls, lives.by_category(lives.peak()), shown)
+
+
+def _run_counted(
+    program: Program, workload: Workload, inputs: Inputs, before: dict[str, int]
+) -> tuple[OperatorCounter, Lives]:
     watched = phased(program)
-    with counting(watched, inputs, generates=workload.kind == "generate") as counter:
+    generates, device = workload.kind == "generate", _device(program, workload)
+    with counting(watched, inputs, generates=generates, device=device) as counter:
         result = run_workload(watched, workload, inputs, phase=counter.entered)
-    cache = 0
-    if isinstance(watched.decoder, PhasedDecoder) and watched.decoder.keeps_cache:
-        held = state_tensors(watched.decoder.state)
-        cache = sum(each.untyped_storage().nbytes() for each in held)
-    return Tally(
-        counter.rows, counter.stack.calls, counter.memory.peak, cache, returned_bytes(result)
-    )
-
-
-def _tally_long(program: Program, workload: Workload, inputs: Inputs) -> Tally:
-    found = count_long_generation(program, workload, inputs, counting)
-    if found is None:
-        return _tally(program, workload, inputs)
-    return Tally(found.rows, found.calls, found.peak_bytes, found.cache_bytes, found.returned_bytes)
+        counter.memory.call((("", each) for each in output_tensors_of(result)), "outputs")
+        lives = counter.memory.lives(before)
+    return counter, lives
 
 
 @contextlib.contextmanager
 def counting(
-    program: Program, inputs: Inputs, *, generates: bool = False
+    program: Program, inputs: Inputs, *, generates: bool = False, device: str = "cpu"
 ) -> Iterator[OperatorCounter]:
     """A counter of everything that runs inside, with the program's modules watched.
 
@@ -130,6 +156,7 @@ def counting(
         program: whose modules are called.
         inputs: in memory before the run.
         generates: whether operators outside the decoder's calls belong to decode.
+        device: the type of the device that it really runs on.
     """
     module = program.module
     tensors = [each for each in tree_leaves(inputs) if isinstance(each, Tensor)]
@@ -139,59 +166,32 @@ def counting(
         tensors,
         packed=_packed_bytes(module),
         phase="decode" if generates else "forward",
+        kinds=functools.partial(kinds_after, program),
+        device=device,
     )
     with module_hooks(module, counter.stack.enter, counter.stack.leave), counter:
         yield counter
 
 
-def returned_bytes(result: Any) -> int:
-    """Bytes of the tensors in what a run gave back."""
-    leaves = (
-        [result.logits, result.tokens] if isinstance(result, Generation) else tree_leaves(result)
-    )
-    return sum(tensor_bytes(each) for each in leaves if isinstance(each, Tensor))
-
-
-def _counts(program: Program, inputs: Inputs, tally: Tally) -> Counts:
-    held = sum(held_bytes(program.module).values())
+def _counts(program: Program, tally: Tally) -> Counts:
     operators = tuple(_operator(key, row) for key, row in tally.rows.items())
     modules = _module_rows(program.module, tally)
+    held = held_bytes(program.module)
     return Counts(
         modules=modules,
         operators=operators,
         totals=Totals(
             parameters=modules[0].parameters,
-            parameter_bytes=held,
+            parameter_bytes=sum(held.values()),
             flops=sum(each.flops for each in operators),
             moved_bytes=sum(each.moved_bytes for each in operators),
             elementwise_flops=sum(each.elementwise_flops for each in operators),
             active_parameters=modules[0].active_parameters,
         ),
         not_counted=_not_counted(tally.rows),
-        memory=ledger(
-            held, inputs, tally.peak_bytes, cache=tally.cache_bytes, returned=tally.returned_bytes
-        ),
+        memory=ledger(tally.peak, held),
+        timeline=tally.timeline,
         low_precision_flops=sum(row.low_precision_flops for row in tally.rows.values()),
-    )
-
-
-def ledger(
-    weights: int, inputs: Inputs, grown: int, *, cache: int = 0, returned: int = 0
-) -> MemoryLedger:
-    """The parts of a peak of `grown` bytes above weights and inputs.
-
-    The cache is what a decoder's state holds in the end; the rest are inputs and what the run
-    returns; activations are all else, what autograd keeps included.
-    """
-    given = sum(tensor_bytes(each) for each in tree_leaves(inputs) if isinstance(each, Tensor))
-    cache = min(cache, grown)
-    returned = min(returned, grown - cache)
-    return MemoryLedger(
-        weights_bytes=weights,
-        activations_bytes=grown - cache - returned,
-        cache_bytes=cache,
-        rest_bytes=given + returned,
-        peak_tensor_bytes=weights + given + grown,
     )
 
 

@@ -13,9 +13,11 @@ from torch import Tensor, nn
 
 from engine.profile.counter import Key, OperatorCounter, Row
 from engine.profile.extrapolation import StepCounts, sampled_steps, sum_over_steps
+from engine.profile.memory.kinds import output_tensors_of
+from engine.profile.memory.steps import PartMemory, long_timeline, part_of
 from engine.profile.phases import state_tensors
 from engine.program import Decoder, Inputs, Program, token_ids
-from engine.records import Workload
+from engine.records import MemoryTimeline, Workload
 
 # Below these every step is counted: deriving takes 21 runs of the module.
 _MIN_STEPS = 32
@@ -38,9 +40,8 @@ class LongGeneration:
 
     rows: dict[Key, Row]
     calls: dict[str, int]
-    peak_bytes: int
-    cache_bytes: int
-    returned_bytes: int
+    peak: dict[str, int]
+    timeline: MemoryTimeline
 
 
 @dataclass
@@ -49,9 +50,7 @@ class _Part:
 
     rows: dict[Key, Row]
     calls: dict[str, int]
-    peak_bytes: int
-    left_bytes: int
-    cache_bytes: int
+    memory: PartMemory
     logits: Tensor
 
 
@@ -69,45 +68,43 @@ def can_extrapolate(program: Program, workload: Workload, inputs: Inputs) -> boo
 
 
 def count_long_generation(
-    program: Program, workload: Workload, inputs: Inputs, counting: Counting
+    program: Program,
+    workload: Workload,
+    inputs: Inputs,
+    counting: Counting,
+    before: dict[str, int],
 ) -> LongGeneration | None:
-    """The counts of all steps; None where they do not follow from a few."""
+    """The counts of all steps; None where they do not follow from a few.
+
+    Args:
+        program: on the meta device.
+        workload: a generation.
+        inputs: its prompt.
+        counting: counts what runs in a block.
+        before: bytes by category of what is in memory before.
+    """
     steps = (workload.new_tokens or 1) - 1
     prefill = _prefill(program, inputs, counting)
     # The step after prefill stands apart: its cache comes from another part of the code.
     early = _step(program, inputs, 1, counting)
     parts = [(at, _step(program, inputs, at, counting)) for at in sampled_steps(2, steps)]
     total = sum_over_steps(
-        [(at, StepCounts(part.rows, part.peak_bytes, part.left_bytes)) for at, part in parts],
-        2,
-        steps,
+        [(at, StepCounts(part.rows, part.memory)) for at, part in parts], 2, steps
     )
     if total is None:
         return None
-    step_rows, step_peak, step_left = total
     last = dict(parts)[steps]
     glue = _glue(program, workload, inputs, prefill.logits, counting)
     rows: dict[Key, Row] = defaultdict(Row)
-    for each in (prefill.rows, early.rows, step_rows, glue.rows):
+    for each in (prefill.rows, early.rows, total.rows, glue.rows):
         for key, row in each.items():
             rows[key].add(row)
     calls = defaultdict(int, prefill.calls)
     for part, times in ((early, 1), (last, steps - 1)):
         for name, called in part.calls.items():
             calls[name] += called * times
-    begun = prefill.left_bytes + early.left_bytes
-    return LongGeneration(
-        rows,
-        calls,
-        max(
-            prefill.peak_bytes,
-            prefill.left_bytes + early.peak_bytes,
-            begun + step_peak,
-            begun + step_left + glue.left_bytes,
-        ),
-        max(prefill.cache_bytes, last.cache_bytes),
-        glue.left_bytes,
-    )
+    peak, shown = long_timeline(prefill.memory, early.memory, total.memory, glue.memory, before)
+    return LongGeneration(rows, calls, peak, shown)
 
 
 def _prefill(program: Program, inputs: Inputs, counting: Counting) -> _Part:
@@ -115,11 +112,9 @@ def _prefill(program: Program, inputs: Inputs, counting: Counting) -> _Part:
     with program.entered(), counting(program, inputs, generates=True) as counter:
         with counter.entered("prefill"):
             logits, state = decoder.prefill(program.module, inputs)
-        live = counter.memory.live
-    cache = _cache_bytes(decoder, state)
-    return _Part(
-        counter.rows, counter.stack.calls, counter.memory.peak, live, cache, logits.detach()
-    )
+            _call_cache(counter, decoder, state)
+        memory = part_of(counter.memory.lives({}), 0)
+    return _Part(counter.rows, counter.stack.calls, memory, logits.detach())
 
 
 def _step(program: Program, inputs: Inputs, at: int, counting: Counting) -> _Part:
@@ -138,15 +133,15 @@ def _step(program: Program, inputs: Inputs, at: int, counting: Counting) -> _Par
         state = kept.pop()
         counter.rows = defaultdict(Row)
         counter.stack.calls.clear()
-        begun = counter.memory.peak = counter.memory.live
+        _call_cache(counter, decoder, state)
+        begun = counter.memory.moment
         with counter.entered("decode"):
             # The logits before stay, as a loop keeps its scores; so does what autograd kept.
             newest, state = decoder.step(program.module, token, state)
-        left = counter.memory.live - begun
-    cache = _cache_bytes(decoder, state)
+            _call_cache(counter, decoder, state)
+        memory = part_of(counter.memory.lives({}), begun)
     del kept
-    peak = counter.memory.peak - begun
-    return _Part(counter.rows, dict(counter.stack.calls), peak, left, cache, newest.detach())
+    return _Part(counter.rows, dict(counter.stack.calls), memory, newest.detach())
 
 
 def _glue(
@@ -156,9 +151,10 @@ def _glue(
     loop = dataclasses.replace(program, decoder=_Constant(logits))
     with counting(program, inputs, generates=True) as counter:
         result = loop.generate(inputs, workload.new_tokens or 1)
-        live = counter.memory.live
+        counter.memory.call((("", each) for each in output_tensors_of(result)), "outputs")
+        left = part_of(counter.memory.lives({}), 0).left
     del result
-    return _Part(counter.rows, {}, counter.memory.peak, live, 0, logits)
+    return _Part(counter.rows, {}, PartMemory(left, left), logits)
 
 
 class _Constant:
@@ -191,7 +187,6 @@ def _decoder(program: Program) -> Decoder:
     return program.decoder
 
 
-def _cache_bytes(decoder: Decoder, state: Any) -> int:
-    if not decoder.keeps_cache:
-        return 0
-    return sum(each.untyped_storage().nbytes() for each in state_tensors(state))
+def _call_cache(counter: OperatorCounter, decoder: Decoder, state: Any) -> None:
+    if decoder.keeps_cache:
+        counter.memory.call((("", each) for each in state_tensors(state)), "KV cache")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -10,12 +11,23 @@ from pathlib import Path
 from engine.models.opened import OpenedModel
 from engine.profile.counting import Counts, count
 from engine.profile.latency import measure_latency
-from engine.profile.memory import measure_memory
+from engine.profile.memory.measuring import measure_memory
+from engine.profile.memory.process import resident_beside
 from engine.profile.sampling import sampled_usage
 from engine.profile.soundness import refuse_bad_numbers
-from engine.profile.trace_reading import OperatorTime, Trace, read_trace
+from engine.profile.traces.own_run import OperatorTime, OwnRun, own_run
+from engine.profile.traces.reporting import report
 from engine.profile.tracing import trace_run
-from engine.records import ModuleProfile, OperatorProfile, Profile, Study, replace
+from engine.records import (
+    MemoryReport,
+    MemoryTimeline,
+    ModuleProfile,
+    OperatorProfile,
+    Profile,
+    Study,
+    TraceReport,
+    replace,
+)
 
 
 def profile_model(
@@ -25,6 +37,8 @@ def profile_model(
     folder: Path,
     runtime: bool = True,
     progress: Callable[[float, str], None],
+    keep: Callable[[MemoryReport], None] = lambda report: None,
+    keep_trace: Callable[[TraceReport], None] = lambda report: None,
 ) -> Profile:
     """Profiles one run of the workload.
 
@@ -34,6 +48,8 @@ def profile_model(
         folder: where the trace is kept; what stood there is replaced.
         runtime: whether to run it; without, only counts are made.
         progress: called with a fraction 0 to 1 and a few words.
+        keep: called with what is kept beside the profile.
+        keep_trace: called with the report of the trace.
 
     Raises:
         NumericalFailure: the model's outputs are NaN or Inf; the message names where it began.
@@ -41,16 +57,22 @@ def profile_model(
     program, workload, inputs = opened.program, opened.workload, opened.inputs
     progress(0.0, "Counting FLOPs and bytes")
     counts = count(program, workload, inputs)
+    beside = resident_beside(program, inputs)
     profile = Profile(
         study=study,
         modules=counts.modules,
         operators=counts.operators,
         totals=counts.totals,
         not_counted=counts.not_counted,
-        predicted_memory=counts.memory,
+        predicted_memory=replace(
+            counts.memory,
+            process_bytes=beside,
+            peak_process_bytes=beside + counts.memory.peak_tensor_bytes,
+        ),
         warnings=counts.warnings,
     )
     if not runtime:
+        keep(_memory_report(study, counts.timeline))
         return profile
     progress(0.2, "Running it once")
     refuse_bad_numbers(program, workload, inputs, opened.summary.name)
@@ -62,13 +84,24 @@ def profile_model(
         calls = sum(each.calls for each in counts.operators)
         traced = trace_run(program, workload, inputs, folder, calls=calls)
         progress(0.7, "Measuring memory")
-        memory = measure_memory(program, workload, inputs)
+        memory = measure_memory(program, workload, inputs, calls=calls)
+    keep(_memory_report(study, memory.timeline, counts.timeline))
     progress(0.85, "Reading the trace")
-    trace = read_trace(traced.path, weights=traced.weights)
+    found = report(
+        traced.path,
+        name=study.model.name,
+        study=study.id,
+        timeline_folder=folder,
+        weights=traced.weights,
+        modules=counts.modules,
+        operators=counts.operators,
+    )
+    keep_trace(found)
     return replace(
-        with_times(profile, counts, trace),
+        with_times(profile, counts, own_run(found.ranks[0])),
+        trace_report=found.id,
         latency_ms=latency,
-        memory=memory,
+        memory=memory.ledger,
         usage=tuple(usage),
         trace_folder=str(folder),
         trace_file=str(traced.path),
@@ -76,7 +109,17 @@ def profile_model(
     )
 
 
-def with_times(profile: Profile, counts: Counts, trace: Trace) -> Profile:
+def _memory_report(study: Study, *timelines: MemoryTimeline | None) -> MemoryReport:
+    return MemoryReport(
+        id=study.id,
+        name=study.model.name,
+        created=time.time(),
+        timelines=tuple(each for each in timelines if each is not None),
+        study=study.id,
+    )
+
+
+def with_times(profile: Profile, counts: Counts, trace: OwnRun) -> Profile:
     """The profile with the times of a trace in its modules and operators."""
     return replace(
         profile,
@@ -90,7 +133,7 @@ def with_times(profile: Profile, counts: Counts, trace: Trace) -> Profile:
     )
 
 
-def merged(counted: tuple[OperatorProfile, ...], trace: Trace) -> tuple[OperatorProfile, ...]:
+def merged(counted: tuple[OperatorProfile, ...], trace: OwnRun) -> tuple[OperatorProfile, ...]:
     """Counted rows with their times, the slowest first.
 
     Where one operator of a module and phase was counted in several number formats, its time is
@@ -125,7 +168,7 @@ def _with_time(row: OperatorProfile, time: OperatorTime, part: float) -> Operato
     )
 
 
-def _timed(module: ModuleProfile, trace: Trace) -> ModuleProfile:
+def _timed(module: ModuleProfile, trace: OwnRun) -> ModuleProfile:
     found = trace.modules.get(module.name)
     if found is None:
         return replace(module, time_ms=0.0, self_time_ms=0.0)

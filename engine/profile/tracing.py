@@ -14,7 +14,7 @@ from torch import Tensor
 
 from engine.profile.attribution import module_hooks
 from engine.profile.execution import run_workload
-from engine.profile.trace_reading import MODULE, PHASE, RUN
+from engine.profile.traces.tree import MODULE, PHASE, RUN
 from engine.program import Decoder, Inputs, Program, synchronize, to_device, token_ids
 from engine.records import Workload
 
@@ -30,7 +30,7 @@ class TraceFile:
 
     Attributes:
         path: the file.
-        weights: how many times each phase counts; for `read_trace`.
+        weights: how many times each phase counts; for the reader.
         notes: what the person should know about it.
     """
 
@@ -66,7 +66,7 @@ def trace_run(
     steps = (workload.new_tokens or 1) - 1
     wanted = max(_MIN_STEPS, int(steps * max_calls / max(1, calls)))
     if workload.kind != "generate" or program.decoder is None or wanted >= steps:
-        marks = _Marks()
+        marks = Marks()
         repeats = max(1, min(_MAX_RUNS, max_calls // max(1, calls)))
         with _profiled(program, marks) as profiler:
             for _ in range(repeats):
@@ -128,7 +128,7 @@ def longer_prompt(inputs: Inputs, more: int) -> Inputs:
 
 
 @contextmanager
-def _profiled(program: Program, marks: _Marks) -> Iterator[torch.profiler.profile]:
+def _profiled(program: Program, marks: Marks) -> Iterator[torch.profiler.profile]:
     device = torch.device(program.context.device).type
     activities = [torch.profiler.ProfilerActivity.CPU]
     extra = {"cuda": "CUDA", "xpu": "XPU"}.get(device)
@@ -147,7 +147,7 @@ def _export(profiler: torch.profiler.profile, folder: Path) -> Path:
     return path
 
 
-class _Marks:
+class Marks:
     """Ranges in the trace, named after modules and phases.
 
     The fast record function is private to torch; where it is gone, the public one does the same at

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 import torch
 from torch import nn
@@ -8,10 +10,13 @@ from engine.profile import decode_counting
 from engine.profile.counter import Row
 from engine.profile.counting import count
 from engine.profile.extrapolation import StepCounts, sampled_steps, sum_over_steps
+from engine.profile.memory.lives import Label
+from engine.profile.memory.steps import PartMemory
 from engine.program import ExecutionContext, Program, RecomputeDecoder
 from engine.records import Workload, replace
 from tests.profile.models import cached, decoder
 
+WORK = Label("activations", "a", "aten::mm", "decode")
 LONG = Workload("generate", new_tokens=40)
 
 
@@ -84,19 +89,21 @@ def test_a_cost_that_is_no_polynomial_is_counted_step_by_step(monkeypatch):
 
 def test_the_sum_of_a_quadratic_is_exact():
     def step(n: int) -> StepCounts:
-        return StepCounts({("a", "", "", ""): Row(calls=1, flops=3 * n * n + n)}, n, 0)
+        return StepCounts(
+            {("a", "", "", ""): Row(calls=1, flops=3 * n * n + n)}, PartMemory(Counter({WORK: n}))
+        )
 
     steps = 1000
     total = sum_over_steps([(at, step(at)) for at in sampled_steps(1, steps)], 1, steps)
     assert total is not None
-    rows, peak, left = total
-    assert rows[("a", "", "", "")].flops == sum(3 * n * n + n for n in range(1, steps + 1))
-    assert rows[("a", "", "", "")].calls == steps
-    assert (peak, left) == (steps, 0)
+    assert total.rows[("a", "", "", "")].flops == sum(3 * n * n + n for n in range(1, steps + 1))
+    assert total.rows[("a", "", "", "")].calls == steps
+    assert (total.memory.whole.peak_bytes, total.memory.whole.left_bytes) == (steps, 0)
+    assert total.memory.top == steps
 
 
 def test_a_step_that_differs_from_the_curve_is_noticed():
     def step(n: int) -> StepCounts:
-        return StepCounts({("a", "", "", ""): Row(flops=-(-n // 8) * 8)}, 0, 0)
+        return StepCounts({("a", "", "", ""): Row(flops=-(-n // 8) * 8)}, PartMemory())
 
     assert sum_over_steps([(at, step(at)) for at in sampled_steps(1, 99)], 1, 99) is None
