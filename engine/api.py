@@ -30,6 +30,7 @@ from engine.optimize.technique import techniques as _techniques
 from engine.params import Param, declared_params
 from engine.profile import roofline as _rooflines
 from engine.profile.machine import calibration_id, this_machine
+from engine.profile.traces import comparing as _comparing
 from engine.records import (
     Artifact,
     CodeReport,
@@ -37,6 +38,7 @@ from engine.records import (
     JobStatus,
     Machine,
     MachineCalibration,
+    ModelGraph,
     ModelReference,
     Prediction,
     Profile,
@@ -48,6 +50,8 @@ from engine.records import (
     Study,
     StudyRequest,
     Suggestion,
+    TraceComparison,
+    TraceReport,
     WeightStatistics,
     WorkloadRequest,
     from_json,
@@ -162,6 +166,30 @@ def open_study(asked: StudyRequest, **how: Any) -> Study:
 def profile(asked: StudyRequest, *, runtime: bool = True, **how: Any) -> Profile:
     """Counts and, where `runtime` is true, a trace, memory and latency of one run."""
     return _run("profile", Profile, {"request": asked, "runtime": runtime}, **how)
+
+
+def graph(asked: StudyRequest, **how: Any) -> ModelGraph:
+    """Operators of one call of the model and what flows between them; a profile keeps it too."""
+    return _run("graph", ModelGraph, {"request": asked}, **how)
+
+
+def trace(path: str | Path, *, name: str = "", **how: Any) -> TraceReport:
+    """Reads a trace of torch.profiler, or a folder of the traces of one job's ranks; keeps it.
+
+    Args:
+        path: a `.json` or `.json.gz` file of any device and age, or a folder of them.
+        name: what to call it; the file's name by default.
+        **how: store, on_status and title of the job.
+
+    Raises:
+        InputError: nothing there, or no trace.
+    """
+    return _run("trace", TraceReport, {"path": str(Path(path).absolute()), "name": name}, **how)
+
+
+def compare_traces(first: TraceReport, second: TraceReport) -> TraceComparison:
+    """Two traces side by side, aligned by part, operator, kernel and module; at once."""
+    return _comparing.compare_traces(first, second)
 
 
 def weights(asked: StudyRequest, **how: Any) -> WeightStatistics:

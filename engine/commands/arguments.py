@@ -76,6 +76,14 @@ def parser() -> Parser:
     verify.add_argument("folder", metavar="DIR", help="where it was exported to")
     verify.add_argument("--trust", action="store_true", help="run its code: I trust who made it")
     _limits(verify)
+    trace = _common(_verb(verbs, "trace", "what a trace of torch.profiler tells, made anywhere"))
+    trace.add_argument(
+        "path",
+        metavar="FILE_OR_FOLDER",
+        help="a .json or .json.gz, or the traces of one job's ranks",
+    )
+    trace.add_argument("--name", default="", help="what to call it; default the file's name")
+    _limits(trace)
     return made
 
 

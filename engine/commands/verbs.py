@@ -12,6 +12,7 @@ from engine.commands import showing
 from engine.commands.arguments import limits, recipes, settings, study_request
 from engine.commands.code_text import code_text, top_findings_text
 from engine.commands.progress import ProgressBar
+from engine.commands.trace_text import trace_text
 from engine.doctor import examine
 from engine.optimize.recipe import recipe_text
 from engine.records import Artifact, CodeReport, Comparison, Profile, to_plain
@@ -103,6 +104,12 @@ def _verify(given: argparse.Namespace, bar: ProgressBar) -> Answer:
     return _proved(api.verify(given.folder, trust=given.trust, **how))
 
 
+def _trace(given: argparse.Namespace, bar: ProgressBar) -> Answer:
+    how = {"store": Store(limits=limits(given)), "on_status": bar, "title": f"Trace {given.path}"}
+    found = api.trace(given.path, name=given.name, **how)
+    return Answer(to_plain(found), lambda: trace_text(found))
+
+
 VERBS: dict[str, Callable[[argparse.Namespace, ProgressBar], Answer]] = {
     "models": _models,
     "techniques": _techniques,
@@ -115,6 +122,7 @@ VERBS: dict[str, Callable[[argparse.Namespace, ProgressBar], Answer]] = {
     "compare": _compare,
     "export": _export,
     "verify": _verify,
+    "trace": _trace,
 }
 
 

@@ -49,6 +49,13 @@ from engine.records.encoding import (
     to_json,
     to_plain,
 )
+from engine.records.graph import (
+    GraphEdge,
+    GraphModule,
+    GraphNode,
+    ModelGraph,
+    NodeKind,
+)
 from engine.records.jobs import (
     ENDED,
     JobState,
@@ -147,6 +154,9 @@ __all__ = [
     "FrontierCurve",
     "Gpu",
     "GraphBreaks",
+    "GraphEdge",
+    "GraphModule",
+    "GraphNode",
     "IdleCause",
     "Interval",
     "JobState",
@@ -160,9 +170,11 @@ __all__ = [
     "MemoryPhase",
     "MemoryReport",
     "MemoryTimeline",
+    "ModelGraph",
     "ModelReference",
     "ModelSummary",
     "ModuleProfile",
+    "NodeKind",
     "NotCounted",
     "OperatorProfile",
     "PeakPiece",

@@ -2,38 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.profile.traces.columns import ON_DEVICE, Columns, Ints, ThreadFacts
-from engine.profile.traces.nesting import parents
 from engine.profile.traces.timeline import TimelineEvents, Track
+from engine.profile.traces.tree import Tree
 
-# The profiler's own mark over everything that it recorded.
-_LEFT_OUT = ("trace",)
 _MARKED_ON_DEVICE = "gpu_user_annotation"
 # More distinct shapes than this are left out: they would be most of the file.
 _MOST_SHAPES = 50_000
 
 
-def drawn_events(
-    columns: Columns, *, modules: Sequence[str] = (), module: NDArray[np.integer[Any]] | None = None
-) -> TimelineEvents:
+def drawn_events(tree: Tree) -> TimelineEvents:
     """The events of a trace as the timeline and the flame graph take them.
 
-    Args:
-        columns: the trace.
-        modules: names of modules.
-        module: for each row of the columns the module that it belongs to, -1 for none.
+    What launched a kernel is the runtime call with its correlation id; where the trace has no such
+    call, the operator with its external id.
     """
-    kept = np.flatnonzero(~columns.of(*_LEFT_OUT))
-    if module is not None:
-        module = module[kept]
-    columns = columns.rows(kept)
-    parent, levels = parents(columns.start, columns.end, columns.thread.astype(np.int64))
+    columns = tree.columns
     shapes, shape = _texts(columns, columns.shapes)
     return TimelineEvents(
         names=columns.names,
@@ -44,38 +33,16 @@ def drawn_events(
         end_ns=columns.end,
         tracks=_tracks(columns),
         track=columns.thread,
-        parent=parent,
-        levels=levels,
-        launcher=launchers(columns, parent, levels),
-        modules=modules,
-        module=module,
+        parent=tree.parent,
+        levels=tree.levels,
+        launcher=np.where(
+            tree.launcher >= 0, tree.launcher, np.where(tree.is_device, tree.operator, -1)
+        ),
+        modules=tree.modules,
+        module=tree.module,
         shapes=shapes,
         shape=shape,
     )
-
-
-def launchers(columns: Columns, parent: Ints, levels: Sequence[Ints]) -> Ints:
-    """For each row of a device the row of the host that launched it, -1 for none.
-
-    That is the runtime call with its correlation id; without one, the innermost operator with its
-    external id.
-    """
-    found = np.full(len(columns.name), -1, dtype=np.int64)
-    on_device = np.flatnonzero(columns.of(*ON_DEVICE))
-    depth = np.zeros(len(columns.name), dtype=np.int64)
-    for level, rows in enumerate(levels):
-        depth[rows] = level
-    operators, calls = columns.of("cpu_op"), columns.of("runtime")
-    for keys, marked in ((columns.external, operators), (columns.correlation, calls)):
-        known = np.flatnonzero(marked & (keys >= 0))
-        wanted = on_device[keys[on_device] >= 0]
-        if not len(known) or not len(wanted):
-            continue
-        known = known[np.lexsort((depth[known], keys[known]))]
-        at = np.searchsorted(keys[known], keys[wanted], side="right") - 1
-        fits = (at >= 0) & (keys[known[at]] == keys[wanted])
-        found[wanted[fits]] = known[at[fits]]
-    return found
 
 
 def _tracks(columns: Columns) -> list[Track]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -13,16 +12,13 @@ from engine.profile.traces.columns import ON_DEVICE, Ints
 from engine.profile.traces.intervals import Numbers, summed
 from engine.profile.traces.nesting import nearest
 from engine.profile.traces.tree import Tree
-from engine.records.costs import ModuleProfile
 from engine.records.traces import TraceModule
 
 _NS_PER_MS = 1e6
 _INDEX = re.compile(r"_\d+$")
 
 
-def module_rows(
-    tree: Tree, weight: Numbers, known: Sequence[ModuleProfile] = ()
-) -> tuple[TraceModule, ...]:
+def module_rows(tree: Tree, weight: Numbers) -> tuple[TraceModule, ...]:
     """Modules in the order of their first call, each with all below it in its totals.
 
     A module's own time leaves out the modules that it calls; its operators stay in it. The
@@ -31,7 +27,6 @@ def module_rows(
     Args:
         tree: the trace.
         weight: how often each row counts.
-        known: counts of the same modules, from the study's profile.
     """
     if not tree.modules:
         return ()
@@ -57,20 +52,16 @@ def module_rows(
     device_total = _rolled(device, places)
     mine = tree.module[tree.is_operator & (tree.module >= 0)]
     operators = np.bincount(mine, minlength=count)
-    counted = {each.name: each for each in known}
     return tuple(
-        _with_counts(
-            TraceModule(
-                name=name,
-                type="" if tree.kind[calls_at[0]] else _INDEX.sub("", name.rpartition(".")[2]),
-                calls=round(float(calls[at])),
-                total_ms=float(total[at]),
-                self_ms=float(max(0.0, own[at])),
-                device_total_ms=float(device_total[at]),
-                device_self_ms=float(device[at]),
-                operators=int(operators[at]),
-            ),
-            counted,
+        TraceModule(
+            name=name,
+            type="" if tree.kind[calls_at[0]] else _INDEX.sub("", name.rpartition(".")[2]),
+            calls=round(float(calls[at])),
+            total_ms=float(total[at]),
+            self_ms=float(max(0.0, own[at])),
+            device_total_ms=float(device_total[at]),
+            device_self_ms=float(device[at]),
+            operators=int(operators[at]),
         )
         for at, name in enumerate(tree.modules)
     )
@@ -101,17 +92,3 @@ def _rolled(own: Numbers, places: list[list[int]]) -> Numbers:
     for at, around in enumerate(places):
         found[around] += own[at]
     return found
-
-
-def _with_counts(row: TraceModule, counted: Mapping[str, ModuleProfile]) -> TraceModule:
-    found = counted.get(row.name)
-    if found is None:
-        return row
-    return replace(
-        row,
-        type=found.type,
-        flops=found.flops,
-        moved_bytes=found.moved_bytes,
-        parameters=found.parameters,
-        dtype=found.dtype,
-    )

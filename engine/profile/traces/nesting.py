@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from engine.profile.traces.columns import Ints
 
 
-def parents(start: Ints, end: Ints, thread: Ints) -> tuple[Ints, list[Ints]]:
+def parents(start: Ints, end: Ints, thread: NDArray[np.integer[Any]]) -> tuple[Ints, list[Ints]]:
     """The row of each event's caller, -1 for none, and the rows of each level, outermost first.
 
     Rows are sorted by thread, start, and longest first, as `Columns` are.

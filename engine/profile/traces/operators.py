@@ -16,7 +16,6 @@ from engine.profile.traces.tree import Tree, accumulated
 from engine.records.traces import TraceOperator
 
 FOLDED = "(smaller rows)"
-_MOST_ROWS = 5_000
 _NS_PER_MS = 1e6
 _MOST_LETTERS = 300
 
@@ -67,7 +66,12 @@ def operator_times(tree: Tree) -> OperatorTimes:
 
 
 def operator_rows(
-    tree: Tree, times: OperatorTimes, weight: Numbers, stacks: dict[int, int]
+    tree: Tree,
+    times: OperatorTimes,
+    weight: Numbers,
+    stacks: dict[int, int],
+    *,
+    most: int | None = None,
 ) -> tuple[tuple[TraceOperator, ...], int]:
     """The rows of the table, the longest own time first, and how many were folded into one.
 
@@ -76,6 +80,7 @@ def operator_rows(
         times: of its rows.
         weight: how often each row counts.
         stacks: where in the report each call stack stands; filled here.
+        most: rows to keep, None for all.
     """
     columns = tree.columns
     rows = np.flatnonzero(tree.is_operator)
@@ -96,7 +101,7 @@ def operator_rows(
     device_own = sums.of(times.device_own[rows]) / _NS_PER_MS
     tensor = sums.of(times.tensor[rows]) / _NS_PER_MS
     order = np.lexsort((-total, -(own + device_own)))
-    kept = order[:_MOST_ROWS]
+    kept = order[:most]
     found = [
         TraceOperator(
             name=columns.names[columns.name[row]],
@@ -116,7 +121,7 @@ def operator_rows(
         )
         for at, row in zip(kept.tolist(), rows[first[kept]].tolist(), strict=True)
     ]
-    rest = order[_MOST_ROWS:]
+    rest = order[len(kept) :]
     if len(rest):
         found.append(
             TraceOperator(

@@ -130,10 +130,9 @@ class TraceText:
 
 
 def _opened(path: Path) -> BinaryIO:
-    file = path.open("rb")
-    packed = file.read(2) == b"\x1f\x8b"
-    file.seek(0)
-    return gzip.open(file) if packed else file  # type: ignore[return-value]
+    with path.open("rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+    return gzip.open(path) if packed else path.open("rb")  # type: ignore[return-value]
 
 
 def _cuts(text: bytes) -> Iterator[int]:

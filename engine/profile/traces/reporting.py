@@ -9,6 +9,7 @@ from pathlib import Path
 
 from engine.errors import InputError
 from engine.profile.traces.columns import Columns
+from engine.profile.traces.counted import Counted
 from engine.profile.traces.decoding import read_columns
 from engine.profile.traces.devices import device_reports, devices_of
 from engine.profile.traces.drawn import drawn_events
@@ -22,13 +23,14 @@ from engine.profile.traces.series import series_of
 from engine.profile.traces.steps import mean_shares, parts_of, step_records, steps_of
 from engine.profile.traces.timeline import write_timeline
 from engine.profile.traces.tree import Tree, build_tree
-from engine.records.costs import ModuleProfile
+from engine.records.costs import ModuleProfile, OperatorProfile
 from engine.records.encoding import content_id
 from engine.records.traces import RankReport, TraceReport
 
 Progress = Callable[[float, str], None]
 _SUFFIXES = (".json", ".json.gz")
 _MOST_RANKS = 64
+_MOST_ROWS = 5_000
 _PACKED = 12  # gzip makes about that much of a trace
 
 
@@ -46,6 +48,7 @@ def report(
     timeline_folder: Path | None = None,
     weights: Mapping[str, float] | None = None,
     modules: Sequence[ModuleProfile] = (),
+    operators: Sequence[OperatorProfile] = (),
     progress: Progress = lambda fraction, words: None,
 ) -> TraceReport:
     """Reads a trace, or every trace in a folder as the ranks of one job.
@@ -57,6 +60,7 @@ def report(
         timeline_folder: where the files that the timeline draws from are written.
         weights: how many times each phase counts, where the trace holds only a part of it.
         modules: counts of the same modules, from the study's profile.
+        operators: counts of the same operators.
         progress: called with a fraction 0 to 1 and a few words.
 
     Raises:
@@ -64,6 +68,7 @@ def report(
             in one line.
     """
     began = time.monotonic()
+    counted = Counted(modules, operators)
     files = trace_files(path)
     identity = study or content_id(str(path.absolute()), [_stamp(each) for each in files])
     found: list[_Read] = []
@@ -76,7 +81,7 @@ def report(
 
         timeline = timeline_folder / f"{identity}-{at}.timeline" if timeline_folder else None
         try:
-            found.append(_read(file, weights or {}, modules, timeline, part))
+            found.append(_read(file, weights or {}, counted, timeline, part))
         except InputError as error:
             if len(files) == 1:
                 raise
@@ -121,7 +126,7 @@ def trace_files(path: Path) -> list[Path]:
 def _read(
     file: Path,
     weights: Mapping[str, float],
-    modules: Sequence[ModuleProfile],
+    counted: Counted,
     timeline: Path | None,
     progress: Progress,
 ) -> _Read:
@@ -132,27 +137,28 @@ def _read(
     )
     progress(0.6, f"Adding up {file.name}")
     tree = build_tree(median_run(columns))
-    rank, collectives = _rank(file, tree, weights, modules)
+    rank, collectives = _rank(file, tree, weights, counted)
     if timeline is not None:
         progress(0.9, f"Drawing {file.name}")
         timeline.parent.mkdir(parents=True, exist_ok=True)
-        write_timeline(
-            timeline, drawn_events(tree.columns, modules=tree.modules, module=tree.module)
-        )
+        write_timeline(timeline, drawn_events(tree))
         rank = replace(rank, timeline=str(timeline))
     return _Read(rank, collectives)
 
 
 def _rank(
-    file: Path, tree: Tree, weights: Mapping[str, float], modules: Sequence[ModuleProfile]
+    file: Path, tree: Tree, weights: Mapping[str, float], counted: Counted
 ) -> tuple[RankReport, Collectives]:
     columns = tree.columns
     steps, parts = steps_of(tree), parts_of(tree)
     weight = weights_of(tree, weights)
     devices = devices_of(tree)
     stacks: dict[int, int] = {}
-    operators, left_out = operator_rows(tree, operator_times(tree), weight, stacks)
-    rows = module_rows(tree, weight, modules)
+    operators, left_out = operator_rows(
+        tree, operator_times(tree), weight, stacks, most=_MOST_ROWS if not counted.modules else None
+    )
+    operators = counted.in_operators(operators)
+    rows = counted.in_modules(module_rows(tree, weight))
     length = run_ms(tree, steps, weight)
     own = sum(each.self_ms for each in rows)
     facts = columns.facts

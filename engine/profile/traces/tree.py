@@ -80,7 +80,7 @@ def build_tree(columns: Columns) -> Tree:
     # Our own marks carry dotted names; where they are, the call stack tells nothing more.
     own = kind == MODULE
     is_module = own if own.any() else called
-    parent, levels = parents(columns.start, columns.end, columns.thread.astype(np.int64))
+    parent, levels = parents(columns.start, columns.end, columns.thread)
     caller = nearest(is_call | is_module, parent, levels)
     asked = nearest(is_operator, parent, levels)
     launcher, operator = _launches(columns, is_operator, asked)
@@ -202,7 +202,9 @@ def _phases(
     if len(marks):
         return _marked_phases(columns, marks)
     if not (columns.is_backward.any() or columns.named("Optimizer.step").any()):
-        return [""], np.zeros(len(columns.start), dtype=np.int64)
+        # Of a run of our own it is known that only its forward pass was recorded.
+        known = "forward" if (kind == RUN).any() else ""
+        return [known], np.zeros(len(columns.start), dtype=np.int64)
     own = np.full(len(columns.start), -1, dtype=np.int64)
     own[columns.is_backward | columns.named(_BACKWARD)] = 1
     own[columns.named("Optimizer.step")] = 2
