@@ -26,6 +26,7 @@ from engine.profile.formulas import (
 )
 from engine.profile.memory.live import LiveMemory
 from engine.profile.memory.workspaces import workspace_bytes
+from engine.shapes import Call, ShapeMemo
 
 Key = tuple[str, str, str, str]  # operator, module, phase, dtype
 Kinds = Callable[[str], Iterable[tuple[str, str, Tensor]]]
@@ -63,6 +64,30 @@ NUMBERS = (
 )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class CallCost:
+    """What one call of an operator costs, whatever module it is in."""
+
+    name: str
+    dtype: str
+    shapes: str
+    flops: int
+    low_precision_flops: int
+    elementwise_flops: int
+    uncounted: int
+    moved_bytes: int
+    written_bytes: int
+    working_bytes: int
+
+
+@dataclass
+class CostMemo:
+    """Calls on the meta device that were seen before: what they return, what they cost."""
+
+    shapes: ShapeMemo = field(default_factory=ShapeMemo)
+    costs: dict[Call, CallCost] = field(default_factory=dict)
+
+
 class OperatorCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Fills `rows` with every operator that runs inside it.
 
@@ -74,6 +99,7 @@ class OperatorCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         phase: the phase outside of any that is entered.
         kinds: category, name and tensor of what is known to hold memory after a phase.
         device: the type of the device that the operators really run on.
+        memo: of what operators return and cost; it may serve several counters.
     """
 
     def __init__(
@@ -86,6 +112,7 @@ class OperatorCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         phase: str = "forward",
         kinds: Kinds = lambda phase: (),
         device: str = "cpu",
+        memo: CostMemo | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.stack = stack
@@ -94,6 +121,7 @@ class OperatorCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.memory = LiveMemory([*weights.values(), *resident])
         self._kinds = kinds
         self._device = device
+        self._memo = memo or CostMemo()
         # A tied weight keeps its first name, as named_parameters() gives it.
         self._weights = {
             each.untyped_storage()._cdata: (name, tensor_bytes(each))
@@ -132,22 +160,28 @@ class OperatorCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 if parts is not NotImplemented:
                     return parts
             self._whole.add(func)
-        out = _called(func, args, given)
+        out, call = _called(self._memo.shapes, func, args, given)
         if func.namespace != "profiler":  # marks that an optimizer sets
-            self._note(func, args, given, out)
+            self._note(func, args, given, out, call)
         return out
 
-    def _note(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    def _note(
+        self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any, call: Call | None
+    ) -> None:
         inputs = _tensors((args, *kwargs.values()))
         outputs = _tensors(out)
-        name = f"{func.namespace}::{func.overloadpacket.__name__}"
+        cost = self._memo.costs.get(call) if call is not None else None
+        if cost is None:
+            cost = _cost(func, args, kwargs, inputs, outputs, out, self._device)
+            if call is not None:
+                self._memo.costs[call] = cost
+        name = cost.name
         module = self.stack.innermost
         for each in outputs:
             self.memory.see(each, name, module, self.phase)
-        working = workspace_bytes(func, args, outputs, self._device)
-        self.memory.work(working, name, module, self.phase)
-        row = self.rows[(name, module, self.phase, _dtype(inputs, outputs))]
-        moved = moved_bytes(func, inputs, outputs)
+        self.memory.work(cost.working_bytes, name, module, self.phase)
+        row = self.rows[(name, module, self.phase, cost.dtype)]
+        moved = cost.moved_bytes
         if moved:  # a view of a weight does not read it
             keys = [each.untyped_storage()._cdata for each in inputs]
             row.weights |= dict(self._weights[key] for key in keys if key in self._weights)
@@ -156,40 +190,51 @@ class OperatorCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             moved += self._packed[module]
         row.calls += 1
         row.moved_bytes += moved
-        row.written_bytes += written_bytes(func, outputs)
-        self._note_flops(row, func, args, kwargs, out)
-        self._note_shapes(row, moved, inputs)
-
-    def _note_flops(
-        self, row: Row, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
-    ) -> None:
-        inputs, outputs = _tensors((args, *kwargs.values())), _tensors(out)
-        flops = flops_of(func, args, kwargs, out)
-        if flops is not None:
-            row.flops += flops
-            row.low_precision_flops += flops if is_low_precision(func, inputs) else 0
-            return
-        others = arithmetic_of(func, args, inputs, outputs)
-        if others is not None:
-            row.elementwise_flops += others
-        else:
-            row.uncounted += not moves_only(func)
-
-    def _note_shapes(self, row: Row, moved: int, inputs: list[Tensor]) -> None:
-        if moved == row.largest:
-            return
-        row.is_varied |= row.largest >= 0
-        if moved > row.largest:
-            row.largest = moved
-            row.shapes = str([list(each.shape) for each in inputs])
+        row.written_bytes += cost.written_bytes
+        row.flops += cost.flops
+        row.low_precision_flops += cost.low_precision_flops
+        row.elementwise_flops += cost.elementwise_flops
+        row.uncounted += cost.uncounted
+        if moved != row.largest:
+            row.is_varied |= row.largest >= 0
+            if moved > row.largest:
+                row.largest, row.shapes = moved, cost.shapes
 
 
-def _called(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _cost(
+    func: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    inputs: list[Tensor],
+    outputs: list[Tensor],
+    out: Any,
+    device: str,
+) -> CallCost:
+    flops = flops_of(func, args, kwargs, out)
+    others = arithmetic_of(func, args, inputs, outputs) if flops is None else 0
+    is_low = flops is not None and is_low_precision(func, inputs)
+    return CallCost(
+        name=f"{func.namespace}::{func.overloadpacket.__name__}",
+        dtype=_dtype(inputs, outputs),
+        shapes=str([list(each.shape) for each in inputs]),
+        flops=flops or 0,
+        low_precision_flops=flops or 0 if is_low else 0,
+        elementwise_flops=others or 0,
+        uncounted=int(flops is None and others is None and not moves_only(func)),
+        moved_bytes=moved_bytes(func, inputs, outputs),
+        written_bytes=written_bytes(func, outputs),
+        working_bytes=workspace_bytes(func, args, outputs, device),
+    )
+
+
+def _called(
+    memo: ShapeMemo, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Any, Call | None]:
     """The operator's outputs; on the meta device also where its kernel takes only some formats."""
     is_grouped = func is getattr(torch.ops.aten._grouped_mm, "default", None)
     if is_grouped and args[0].is_meta and args[0].dtype != torch.bfloat16:
-        return args[0].new_empty(grouped_shape(*args[:2], *args[2:3], **kwargs))
-    return func(*args, **kwargs)
+        return args[0].new_empty(grouped_shape(*args[:2], *args[2:3], **kwargs)), None
+    return memo.call_known(func, args, kwargs)
 
 
 def _takes_packed(args: tuple[Any, ...]) -> bool:

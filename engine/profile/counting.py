@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from engine.profile.attribution import ROOT, ModuleStack, ancestors, module_hooks
-from engine.profile.counter import Key, OperatorCounter, Row
+from engine.profile.counter import CostMemo, Key, OperatorCounter, Row
 from engine.profile.decode_counting import can_extrapolate, count_long_generation
 from engine.profile.execution import run_workload
 from engine.profile.experts import active_parameters, expert_banks
@@ -119,7 +119,7 @@ def _tally_on_meta(
         empty = on_meta(program)
         if can_extrapolate(empty, workload, placed):
             device = _device(program, workload)
-            counted = functools.partial(counting, device=device)
+            counted = functools.partial(counting, device=device, memo=CostMemo())
             found = count_long_generation(empty, workload, placed, counted, before)
             if found is not None:
                 shown = dataclasses.replace(found.timeline, device=workload.device)
@@ -148,7 +148,12 @@ def _run_counted(
 
 @contextlib.contextmanager
 def counting(
-    program: Program, inputs: Inputs, *, generates: bool = False, device: str = "cpu"
+    program: Program,
+    inputs: Inputs,
+    *,
+    generates: bool = False,
+    device: str = "cpu",
+    memo: CostMemo | None = None,
 ) -> Iterator[OperatorCounter]:
     """A counter of everything that runs inside, with the program's modules watched.
 
@@ -157,6 +162,7 @@ def counting(
         inputs: in memory before the run.
         generates: whether operators outside the decoder's calls belong to decode.
         device: the type of the device that it really runs on.
+        memo: of calls that were seen before, on this device.
     """
     module = program.module
     tensors = [each for each in tree_leaves(inputs) if isinstance(each, Tensor)]
@@ -168,6 +174,7 @@ def counting(
         phase="decode" if generates else "forward",
         kinds=functools.partial(kinds_after, program),
         device=device,
+        memo=memo,
     )
     with module_hooks(module, counter.stack.enter, counter.stack.leave), counter:
         yield counter
