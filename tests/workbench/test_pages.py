@@ -76,7 +76,7 @@ def test_the_module_table_has_a_row_outside_modules(filled: Store, open_page: Op
     assert outside["Total"].tolist() == [5.5]
 
 
-@pytest.mark.parametrize("view", ["Modules", "Roofline", "Not counted"])
+@pytest.mark.parametrize("view", ["Map", "Modules", "Roofline", "Weights", "Not counted"])
 def test_every_structure_view_renders(view: str, filled: Store, open_page: Open) -> None:
     app = open_page("structure", STUDY)
     app.button_group(key="structure_view").set_value(view).run()
@@ -87,7 +87,7 @@ def test_the_table_of_modules_is_searched_by_all_words(filled: Store, open_page:
     app = open_page("structure", STUDY)
     app.button_group(key="structure_view").set_value("Modules").run()
     app.text_input(key="modules_search").set_value("blocks.0 layernorm").run()
-    assert app.dataframe[0].value["Module"].tolist() == ["blocks.0.norm1"]
+    assert app.dataframe[0].value["Path"].tolist() == ["blocks.0.norm1"]
 
 
 def test_what_was_not_counted_is_listed(filled: Store, open_page: Open) -> None:

@@ -1,0 +1,60 @@
+"""What the whole model holds and computes in one run."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from engine.records import Profile
+from workbench import layout
+from workbench.layout import Figure
+from workbench.quantities import bytes_text, count_text, digits, percent_text
+
+
+def show(profile: Profile) -> None:
+    """The row of figures at the top of the page."""
+    totals = profile.totals
+    intensity = totals.flops / totals.moved_bytes if totals.moved_bytes else 0.0
+    rest = totals.elementwise_flops
+    layout.figures(
+        [
+            _parameters(profile),
+            Figure("Weights", bytes_text(totals.parameter_bytes),
+                   help="Bytes held; tied weights count once."),
+            Figure("FLOPs a run", count_text(totals.flops, "FLOP"),
+                   words=f"and {count_text(rest, 'FLOP')} elementwise" if rest else None,
+                   help="Products (matrices, convolutions, attention), one multiply-add is two."
+                        " Elementwise arithmetic and reductions stand apart."),
+            Figure("Moved bytes a run", bytes_text(totals.moved_bytes),
+                   help="What operators read and write once each."),
+            Figure("Arithmetic intensity", f"{digits(intensity)} FLOP/B",
+                   help="FLOPs for each moved byte: where it is low, memory decides how fast the"
+                        " model runs, where it is high, arithmetic does. The roofline shows where"
+                        " the border lies on this machine."),
+        ]
+    )  # fmt: skip
+    _say_what_is_missing(profile)
+
+
+def _parameters(profile: Profile) -> Figure:
+    totals = profile.totals
+    active = totals.active_parameters
+    if active is None:
+        return Figure("Parameters", count_text(totals.parameters), words=profile.study.model.dtype)
+    share = percent_text(active / totals.parameters) if totals.parameters else ""
+    return Figure(
+        "Parameters", count_text(totals.parameters),
+        words=f"{count_text(active)} active a token ({share})",
+        help="A token is routed to some of the experts: active are the parameters that it meets.",
+    )  # fmt: skip
+
+
+def _say_what_is_missing(profile: Profile) -> None:
+    if profile.latency_ms is not None:
+        return
+    st.info(
+        "**Counts only.** This study has not been run: FLOPs, bytes, shapes and the graph are"
+        " exact, but there are no times. Colours by time and the roofline's dots need a run, and"
+        " weight statistics need the weights, which a study made from a configuration alone does"
+        " not have.",
+        icon=":material/calculate:",
+    )

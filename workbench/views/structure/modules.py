@@ -1,0 +1,98 @@
+"""The modules of a model as a table in the order of the tree, whose rows can be chosen."""
+
+from __future__ import annotations
+
+import pandas as pd
+import streamlit as st
+
+from engine.records import ModuleProfile, Profile
+from workbench import tables, tree
+from workbench.views.structure import details, selection
+
+_INDENT = "\u2003"
+
+
+def show(profile: Profile, *, height: int = 560) -> None:
+    """The table with every column; a click on a row chooses the module on every view."""
+    frame = _frame(profile)
+    tables.choose(
+        frame,
+        key="modules",
+        value="Path",
+        chosen=selection.chosen(),
+        on_choose=selection.choose,
+        columns=_columns(profile),
+        search="Search modules, types, dtypes",
+        height=height,
+        file=f"{profile.study.model.name}-modules.csv",
+    )
+    details.show(profile)
+
+
+def _frame(profile: Profile) -> pd.DataFrame:
+    whole = profile.totals.flops or 1
+    modules = profile.modules  # in the order of the tree, as their author wrote them
+    known = {each.name for each in modules}
+    frame = pd.DataFrame(
+        {
+            "Module": [_INDENT * _depth(each, known) + _label(each, profile) for each in modules],
+            "Type": [each.type for each in modules],
+            "Parameters": [each.parameters for each in modules],
+            "Weights": [each.parameter_bytes / 2**20 for each in modules],
+            "MFLOP": [each.flops / 1e6 for each in modules],
+            "Share": [each.flops / whole for each in modules],
+            "Moved": [each.moved_bytes / 2**20 for each in modules],
+            "Activations": [each.activation_bytes / 2**20 for each in modules],
+            "FLOP/B": [each.arithmetic_intensity for each in modules],
+            "dtype": [each.dtype for each in modules],
+            "Calls": [each.calls for each in modules],
+        }
+    )
+    time = profile.totals.time_ms
+    if time:
+        frame.insert(2, "Time", [each.time_ms for each in modules])
+        frame.insert(3, "Self", [each.self_time_ms for each in modules])
+        frame.insert(4, "Time share", [(each.time_ms or 0.0) / time for each in modules])
+    if any(each.active_parameters is not None for each in modules):
+        at = frame.columns.get_loc("Parameters")
+        active = [each.active_parameters for each in modules]
+        frame.insert(int(at) + 1, "Active", active)  # type: ignore[arg-type]
+    if any(each.elementwise_flops for each in modules):
+        at = frame.columns.get_loc("Share")
+        frame.insert(int(at) + 1, "Elementwise", [e.elementwise_flops / 1e6 for e in modules])  # type: ignore[arg-type]
+    frame["Path"] = [each.name or tree.ROOT for each in modules]
+    return frame
+
+
+def _depth(module: ModuleProfile, known: set[str]) -> int:
+    if tree.is_root(module):
+        return 0
+    parts = module.name.split(".")
+    return 1 + sum(".".join(parts[:size]) in known for size in range(1, len(parts)))
+
+
+def _label(module: ModuleProfile, profile: Profile) -> str:
+    if tree.is_root(module):
+        return profile.study.model.name
+    return module.name.rpartition(".")[2]
+
+
+def _columns(profile: Profile) -> tables.Columns:
+    number = st.column_config.NumberColumn
+    return {
+        "Module": st.column_config.TextColumn(pinned=True, width="medium"),
+        "Time": number("Time (ms)", format="%.3f", help="With everything below it, in one run."),
+        "Self": number("Self (ms)", format="%.3f", help="Outside the modules that it calls."),
+        "Time share": tables.share("Share of time"),
+        "Parameters": number(format="localized"),
+        "Active": number(
+            format="localized", help="Of its parameters, what one token meets after routing."
+        ),
+        "Weights": tables.megabytes("Weights"),
+        "MFLOP": number(format="%.3f", help="Products; elementwise arithmetic stands apart."),
+        "Elementwise": number("Elementwise (MFLOP)", format="%.3f"),
+        "Share": tables.share("Share of FLOPs"),
+        "Moved": tables.megabytes("Moved"),
+        "Activations": tables.megabytes("Activations"),
+        "FLOP/B": number(format="%.2f"),
+    }
