@@ -38,6 +38,7 @@ from engine.records import (
     JobStatus,
     Machine,
     MachineCalibration,
+    MemoryReport,
     ModelGraph,
     ModelReference,
     Prediction,
@@ -190,6 +191,22 @@ def trace(path: str | Path, *, name: str = "", **how: Any) -> TraceReport:
 def compare_traces(first: TraceReport, second: TraceReport) -> TraceComparison:
     """Two traces side by side, aligned by part, operator, kernel and module; at once."""
     return _comparing.compare_traces(first, second)
+
+
+def memory(path: str | Path, *, name: str = "", **how: Any) -> MemoryReport:
+    """Memory over time, and the peak explained, of a file that was made anywhere; keeps it.
+
+    Args:
+        path: a trace with allocation events (profile_memory=True), or the pickle that
+            `torch.cuda.memory._dump_snapshot` wrote.
+        name: what to call it; the file's name by default.
+        **how: store, on_status and title of the job.
+
+    Raises:
+        InputError: neither, or nothing of memory in it.
+        UnsafeFile: a pickle that could run code.
+    """
+    return _run("memory", MemoryReport, {"path": str(Path(path).absolute()), "name": name}, **how)
 
 
 def weights(asked: StudyRequest, **how: Any) -> WeightStatistics:

@@ -13,9 +13,11 @@ from engine.errors import WorkbenchError
 from engine.records import (
     ENDED,
     Artifact,
+    CodeReport,
     Comparison,
     ErrorRecord,
     JobStatus,
+    MemoryReport,
     Profile,
     Study,
     StudyRequest,
@@ -254,11 +256,21 @@ def _take_trace(found: TraceReport) -> None:
     session.current().leave_open_for = "runtime"
 
 
+def _take_code(found: CodeReport) -> None:
+    session.choose_study(found.study)
+
+
+def _take_memory(found: MemoryReport) -> None:
+    session.current().memory = found.id
+
+
 _RESULTS: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
     "open": (Study, lambda found: session.choose_study(found.id)),
     "profile": (Profile, _take_profile),
     "optimize": (Comparison, _take_comparison),
     "compare": (Comparison, _take_comparison),
+    "code": (CodeReport, _take_code),
     "export": (Artifact, lambda found: None),
     "trace": (TraceReport, _take_trace),
+    "memory": (MemoryReport, _take_memory),
 }

@@ -13,8 +13,11 @@ from engine.optimize.recipe import ordered
 from engine.profile.machine import this_machine
 from engine.records import (
     Artifact,
+    CodeReport,
     Comparison,
+    Frontier,
     Machine,
+    MemoryReport,
     Profile,
     Recipe,
     Step,
@@ -45,6 +48,7 @@ class Session:
         rank: which of the trace's files, by its place in the report.
         operator: the operator that is selected on every view.
         view: the view of the Runtime page.
+        memory: the imported file that Memory looks at; None for the study's own run.
     """
 
     study: str | None = None
@@ -58,6 +62,7 @@ class Session:
     rank: int = 0
     operator: str | None = None
     view: str | None = None
+    memory: str | None = None
 
 
 @dataclass(frozen=True)
@@ -90,7 +95,7 @@ def current() -> Session:
         st.session_state[_KEY] = Session(
             study=asked.get("study"), comparison=asked.get("comparison"), tour="tour" in asked,
             trace=asked.get("trace"), operator=asked.get("operator"), view=asked.get("view"),
-            rank=int(rank) if rank.isdecimal() else 0,
+            rank=int(rank) if rank.isdecimal() else 0, memory=asked.get("memory"),
         )  # fmt: skip
     found: Session = st.session_state[_KEY]
     return found
@@ -102,7 +107,7 @@ def address() -> dict[str, str]:
     named = {
         "study": here.study, "comparison": here.comparison, "tour": "1" if here.tour else None,
         "trace": here.trace, "rank": str(here.rank) if here.rank else None,
-        "operator": here.operator, "view": here.view,
+        "operator": here.operator, "view": here.view, "memory": here.memory,
     }  # fmt: skip
     return {name: value for name, value in named.items() if value}
 
@@ -181,6 +186,21 @@ def trace(id: str) -> TraceReport | None:
     return _report(id, named.created) if named else None
 
 
+def memory(id: str) -> MemoryReport | None:
+    """The memory report of a study's run, or of an imported file."""
+    return _found("memory", id, MemoryReport)
+
+
+def imported_memory() -> list[MemoryReport]:
+    """The memory reports of imported files, the newest first."""
+    return [each for each in store().list("memory", MemoryReport) if each.study is None]
+
+
+def frontier(id: str) -> Frontier | None:
+    """Which batches and sizes of a study fit."""
+    return _found("frontier", id, Frontier)
+
+
 def recipe() -> Recipe:
     """The recipe that is being put together for the chosen study."""
     chosen = current().study
@@ -211,7 +231,14 @@ def add_steps(steps: tuple[Step, ...]) -> str:
 
 def suggestions(profiled: Profile) -> tuple[Suggestion, ...]:
     """The suggestions for a profile."""
-    return api.suggest(profiled, machine=profiled.study.machine)
+    code = _found("code", profiled.study.id, CodeReport)
+    return api.suggest(profiled, machine=profiled.study.machine, code=code)
+
+
+def code() -> CodeReport | None:
+    """What was found in the code of the chosen study's model."""
+    chosen = current().study
+    return _found("code", chosen, CodeReport) if chosen else None
 
 
 @st.cache_resource(max_entries=6, show_spinner=False)

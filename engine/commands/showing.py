@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from engine.advise.code import place_text
 from engine.api import TechniqueInfo
 from engine.commands.arguments import written
 from engine.commands.quantities import (
@@ -23,6 +22,7 @@ from engine.records import (
     Artifact,
     Comparison,
     JobStatus,
+    MemoryLedger,
     Profile,
     Recipe,
     Study,
@@ -120,9 +120,8 @@ def profile_text(found: Profile) -> str:
     if found.memory:
         held = found.memory
         lines.append(
-            f"peak memory {bytes_text(held.peak_tensor_bytes)}: weights "
-            f"{bytes_text(held.weights_bytes)}, activations {bytes_text(held.activations_bytes)}, "
-            f"cache {bytes_text(held.cache_bytes)}, rest {bytes_text(held.rest_bytes)}"
+            f"peak memory {bytes_text(held.peak_tensor_bytes)}: "
+            + ", ".join(f"{name} {bytes_text(size)}" for name, size in memory_parts(held) if size)
         )
     costly = sorted(found.modules, key=lambda each: (-(each.self_time_ms or 0.0), -each.flops))
     rows = [
@@ -155,7 +154,7 @@ def suggestions_text(study: Study, found: Sequence[Suggestion]) -> str:
             f"   - {fact.label}: {number_text(fact.value)} {fact.unit}".rstrip()
             for fact in each.evidence
         ]
-        lines += [f"   at {place_text(place)}" for place in each.places]
+        lines += [f"   at {place.words}" for place in each.places]
         lines.append(
             f"   --recipe {recipe_text(Recipe(each.steps))}"
             if each.steps
@@ -231,4 +230,17 @@ def _study_line(study: Study) -> str:
     return (
         f"{study.model.name}: {workload.kind}, {', '.join(sizes)}, {workload.device}; "
         f"on {machine.name} ({machine.cpu}, {machine.cores} cores)"
+    )
+
+
+def memory_parts(held: MemoryLedger) -> tuple[tuple[str, int], ...]:
+    """The parts of a ledger that add up to its peak."""
+    return (
+        ("weights", held.weights_bytes),
+        ("activations", held.activations_bytes),
+        ("KV cache", held.cache_bytes),
+        ("gradients", held.gradients_bytes),
+        ("optimizer state", held.optimizer_bytes),
+        ("workspace", held.workspace_bytes),
+        ("rest", held.rest_bytes),
     )

@@ -42,6 +42,7 @@ class Owners:
         found = self._around(is_operator, rows)
         self._operator = np.where(real >= 0, real, found)
         self._in_backward = self._around(columns.named(_BACKWARD), rows) >= 0
+        self._in_backward |= self._is_phase(tree.phase, "backward")
         self._optimizer = self._around(columns.named(_OPTIMIZER), rows)
         marks = np.flatnonzero(tree.kind == PHASE)
         self._marks = marks[np.argsort(columns.start[marks], kind="stable")]
@@ -93,7 +94,7 @@ class Owners:
         """Parts of the run: our marks, else the steps that the trace marks."""
         columns, rows, prefix = self.columns, self._marks, PHASE
         if not len(rows):
-            rows, prefix = np.flatnonzero(columns.named(STEP, _OPTIMIZER)), ""
+            rows, prefix = np.flatnonzero(columns.named(STEP)), ""
         return [
             (
                 columns.names[int(columns.name[row])].removeprefix(prefix),
@@ -150,7 +151,7 @@ class Owners:
 
     def _is_phase(self, phase: Ints, name: str) -> NDArray[np.bool_]:
         phases = self.tree.phases
-        if name not in phases or not len(self._marks):
+        if name not in phases:
             return np.zeros(len(phase), dtype=bool)
         found: NDArray[np.bool_] = phase == phases.index(name)
         return found
@@ -158,7 +159,7 @@ class Owners:
     def _backward_end(self, born: Ints) -> Ints:
         """When the backward pass ends that a moment lies in: before the next optimizer or step."""
         columns = self.columns
-        passes = np.sort(columns.end[columns.named(_BACKWARD)])
+        passes = np.sort(columns.end[self._in_backward])
         if not len(passes):
             return np.full(len(born), _NEVER, dtype=np.int64)
         bounds = np.append(np.sort(columns.start[columns.named(_OPTIMIZER, STEP)]), _NEVER)

@@ -1,0 +1,1 @@
+"""The page Memory, a file for each view."""
