@@ -13,7 +13,7 @@ with actions:
     if session.current().trace is None:
         jobs.profile_again_button()
     if session.study() is not None or session.current().trace is not None:
-        with st.popover("Open a trace", icon=":material/timeline:", key="open_a_trace", width=460):
+        with st.popover("Open a trace", icon=":material/timeline:", key="open_a_trace"):
             importing.form(key="popover")
             st.markdown("###### Opened before")
             importing.listing(key="popover")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 
 from engine.records import Interval, Range
@@ -98,6 +99,15 @@ def clipped(text: str, most: int = 40) -> str:
         return text
     head = (most - 1) * 2 // 3
     return f"{text[:head]}…{text[len(text) - (most - 1 - head) :]}"
+
+
+def kernel_text(name: str, most: int = 40) -> str:
+    """A kernel's name without what says least: return type, arguments, template arguments."""
+    found = name.removeprefix("void ").partition("(")[0].strip() or name
+    outer, inner = found.partition("<")[::2]
+    # Of a generic launcher the functor tells what it computes.
+    functor = re.search(r"(\w+)(?:Functor|_kernel_cuda|Op)\b", inner) if inner else None
+    return clipped(f"{outer}<{functor[0]}>" if functor else outer, most)
 
 
 def digits(number: float) -> str:

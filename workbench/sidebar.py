@@ -21,6 +21,7 @@ def show() -> None:
                 st.caption("No model is open yet.")
         else:
             _study(studies, chosen)
+        _trace()
         jobs.sidebar()
 
 
@@ -48,6 +49,24 @@ def _study(studies: list[Study], chosen: Study | None) -> None:
             device = chosen.workload.device
             place = chosen.machine.gpus[0].name if "cuda" in device and chosen.machine.gpus else ""
             st.badge(f"{device} {place}".strip(), icon=":material/developer_board:", color="gray")
+
+
+def _trace() -> None:
+    chosen = session.current().trace
+    report = session.trace(chosen) if chosen else None
+    if report is None:
+        return
+    with st.container(border=True, gap="xsmall", key="sidebar_trace"):
+        st.caption("Imported trace, on Runtime")
+        st.markdown(f"**{report.name}**")
+        count = len(report.ranks)
+        words = f"{count} ranks" if count > 1 else f"{count_text(report.ranks[0].events)} events"
+        st.caption(words)
+        st.button(
+            "Close", key="sidebar_trace_close", icon=":material/close:", type="tertiary",
+            on_click=session.choose_trace, args=(None,),
+            help="Runtime shows the study's own run again; the trace stays in its list.",
+        )  # fmt: skip
 
 
 def _choose() -> None:

@@ -131,10 +131,10 @@ def milliseconds(label: str, help: str | None = None, places: int = 3) -> Any:
     return st.column_config.NumberColumn(f"{label} (ms)", format=f"%.{places}f", help=help)
 
 
-def share(label: str, help: str | None = None) -> Any:
+def share(label: str, help: str | None = None, width: int | None = None) -> Any:
     """A column of shares of 1, drawn as bars."""
     return st.column_config.ProgressColumn(
-        label, format="percent", min_value=0.0, max_value=1.0, help=help
+        label, format="percent", min_value=0.0, max_value=1.0, help=help, width=width
     )
 
 

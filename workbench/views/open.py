@@ -13,6 +13,7 @@ from engine.models.catalog import SampleCard
 from engine.records import Machine, ModelReference, StudyRequest
 from workbench import jobs, layout, navigation, session, trust, workload_form
 from workbench.quantities import ago_text, bytes_text, count_text
+from workbench.views.runtime import importing
 
 _KINDS = {
     "Hugging Face": ":material/folder: Hugging Face folder or id",
@@ -66,11 +67,19 @@ def own_model() -> None:
 
 def trouble() -> None:
     """How the last opening failed; for untrusted code, the dialog that asks for trust."""
-    refusal = jobs.ended_error(("open", "profile"))
+    refusal = jobs.ended_error(("open", "profile", "trace"))
     if refusal is not None and refusal.kind == UntrustedCode.__name__:
         trust.ask(refusal)
     else:
-        jobs.show_ended(("open", "profile"))
+        jobs.show_ended(("open", "profile", "trace"))
+
+
+def trace() -> None:
+    """A trace without a model: opened by path or upload, and those that were opened before."""
+    importing.form(key="open")
+    if any(each.study is None for each in session.traces()):
+        st.markdown("###### Opened before")
+        importing.listing(key="open", most=4)
 
 
 def recent() -> None:

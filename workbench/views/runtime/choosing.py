@@ -12,7 +12,7 @@ from workbench.views.runtime.subject import Subject, rank_label
 
 VIEW_NAMES = (
     "Overview", "Operators", "Kernels", "Modules", "Flame graph", "Timeline", "GPU",
-    "Communication", "Over time", "File",
+    "Communication", "Over time", "Side by side", "File",
 )  # fmt: skip
 _OWN = "own"
 _VIEW, _SOURCE, _RANK = "runtime_view", "runtime_source", "runtime_rank"

@@ -12,6 +12,11 @@ from workbench.quantities import bytes_text, digits, ms_text, percent_text
 from workbench.views.runtime.subject import Subject, rank_label
 
 _LATE = 1.05
+_COLOURS = {
+    "computation": charts.PALETTE[0], "overlapped": charts.PALETTE[1],
+    "communication, exposed": charts.PALETTE[2], "other": charts.BASELINE,
+    "moving data": charts.PALETTE[1], "waiting for others": charts.PALETTE[2],
+}  # fmt: skip
 
 
 def show(subject: Subject) -> None:
@@ -88,7 +93,7 @@ def _overlap(subject: Subject) -> None:
     found = [overlap(each) for each in ranks]
     chart = charts.stacked(
         labels, {name: [each[name] for each in found] for name in found[0]},
-        unit="time in a mean step (ms)", height=150 + 26 * len(ranks),
+        unit="time in a mean step (ms)", height=150 + 26 * len(ranks), colours=_COLOURS,
     )  # fmt: skip
     exposed = [each["communication, exposed"] for each in found]
     worst = max(range(len(ranks)), key=lambda index: exposed[index])
@@ -112,7 +117,7 @@ def _waiting(subject: Subject) -> None:
     moving = [max(0.0, each.communication_ms - each.waiting_ms) for each in found]
     chart = charts.stacked(
         labels, {"moving data": moving, "waiting for others": [e.waiting_ms for e in found]},
-        unit="time in collectives (ms)", height=150 + 26 * len(found),
+        unit="time in collectives (ms)", height=150 + 26 * len(found), colours=_COLOURS,
     )  # fmt: skip
     most = max(found, key=lambda each: each.waiting_ms)
     charts.show(

@@ -52,8 +52,9 @@ def _step(subject: Subject) -> Figure:
     longest = max(each.time_ms for each in steps)
     return Figure(
         "Step time (mean)", ms_text(subject.step_ms),
-        words=f"{len(steps)} steps, longest {ms_text(longest)}" if len(steps) > 1 else "one step",
-        help="The profiler's own cost is in it: small operators look slower than they are.",
+        words=f"of {len(steps)} steps" if len(steps) > 1 else "one step",
+        help=f"The longest took {ms_text(longest)}. The profiler's own cost is in it: small"
+        " operators look slower than they are.",
     )  # fmt: skip
 
 

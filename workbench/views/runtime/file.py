@@ -6,7 +6,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from workbench import layout
+from workbench import layout, links
 from workbench.quantities import bytes_text, count_text, ms_text, seconds_text
 from workbench.views.runtime.subject import Subject, rank_label
 
@@ -51,13 +51,21 @@ def _facts(subject: Subject) -> None:
 
 
 def _perfetto(subject: Subject) -> None:
-    st.caption("links come here")
+    st.markdown("Every event with its arguments, SQL over them, flows between threads.")
+    if _reads_here(subject):
+        links.perfetto_button(subject.rank.file, key="open_perfetto")
 
 
 def _tensorboard(subject: Subject) -> None:
-    folder = Path(subject.rank.file).parent
-    st.code(f"tensorboard --logdir {folder}", language="bash")
-    st.caption(
-        "With torch-tb-profiler installed, under PYTORCH_PROFILER. Its page loads one script from"
-        " the internet and stays blank without it; everything on this page needs none."
-    )
+    st.markdown("The views of torch-tb-profiler, for whoever knows them.")
+    if _reads_here(subject):
+        links.tensorboard_button(
+            [each.file for each in subject.report.ranks], key="open_tensorboard"
+        )
+
+
+def _reads_here(subject: Subject) -> bool:
+    is_there = Path(subject.rank.file).is_file()
+    if not is_there:
+        st.caption("The trace file is no longer where it was read.")
+    return is_there

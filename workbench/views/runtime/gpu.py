@@ -44,6 +44,15 @@ _BUSY_COLOURS = {
     "data loading": "#f472b6", "memory copy": "#2dd4bf", "other": charts.BASELINE,
 }  # fmt: skip
 _SHORT_SHARE = 0.3
+_MUCH = 0.15
+_BOUND = {
+    "waiting for the host": "**Launch-bound**: {} of the time the queue is empty because the host"
+    " has not launched the next kernel.",
+    "data loading": "**Input-bound**: {} of the time the device waits while the host fetches data.",
+    "synchronisation": "**Synchronising**: {} of the time the queue is empty while the host waits"
+    " for the device.",
+    "memory copy": "**Copy-bound**: {} of the time only copies run.",
+}
 
 
 def show(subject: Subject) -> None:
@@ -82,13 +91,10 @@ def busy_parts(device: DeviceReport) -> dict[str, float]:
 
 def launch_words(device: DeviceReport) -> str:
     """Whether the host keeps up with the device, in a sentence."""
-    waiting = sum(e.time_ms for e in device.idle if e.name == "waiting for the host")
-    share = waiting / (device.span_ms or 1.0)
-    if share > 0.2:
-        return (
-            f"**Launch-bound**: {percent_text(share)} of the time the queue is empty because the"
-            " host has not launched the next kernel."
-        )
+    largest = max(device.idle, key=lambda each: each.time_ms, default=None)
+    share = largest.time_ms / (device.span_ms or 1.0) if largest else 0.0
+    if largest is not None and share > _MUCH and largest.name in _BOUND:
+        return _BOUND[largest.name].format(percent_text(share))
     if device.utilisation > 0.9:
         return "**Device-bound**: the host keeps the queue filled; faster kernels help."
     if device.mean_queue_depth is not None and device.mean_queue_depth < 1:
@@ -125,7 +131,8 @@ def _figures(device: DeviceReport) -> None:
                    words=f"{ms_text(device.short_kernels_ms)} in all",
                    help=f"{device.short_kernels:,} of {device.kernels:,} kernels are shorter than"
                    " what a launch costs: they are limited by launching, not by computing."),
-            Figure("Kernels", count_text(device.kernels), words=f"on {device.streams} streams"),
+            Figure("Kernels", count_text(device.kernels), 
+                   words=f"on {device.streams} stream{'s' * (device.streams != 1)}"),
         ]
     )  # fmt: skip
 

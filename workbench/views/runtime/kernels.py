@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from workbench import charts, session, tables
-from workbench.quantities import clipped, digits, ms_text, percent_text, time_scale
+from workbench.quantities import digits, kernel_text, ms_text, percent_text, time_scale
 from workbench.views.runtime import recording, rows
 from workbench.views.runtime.subject import Subject
 
@@ -48,14 +48,14 @@ def _top(frame: pd.DataFrame, subject: Subject) -> None:
     top = frame.nlargest(_BARS, "Time")
     scale, unit = time_scale(float(top["Time"].iloc[0]))
     chart = charts.bars(
-        [clipped(each, 46) for each in top["Kernel"]],
+        [kernel_text(each, 38) for each in top["Kernel"]],
         [each / scale for each in top["Time"]],
         [f"{ms_text(ms)} · {percent_text(share)}"
          for ms, share in zip(top["Time"], top["Share"], strict=True)],
         unit=f"time on the device, {subject.per} ({unit})",
         colours=[_COLOURS[each] for each in top["Tensor cores"]],
     )  # fmt: skip
-    chart.update_xaxes(range=[0, 1.45 * float(top["Time"].iloc[0]) / scale])
+    chart.update_xaxes(range=[0, 1.9 * float(top["Time"].iloc[0]) / scale])
     charts.show(
         chart,
         f"The first {len(top)} of {len(frame):,} kernels take"
@@ -141,7 +141,7 @@ def _table(frame: pd.DataFrame, subject: Subject) -> None:
         height=440,
         file=subject.file_name("kernels"),
         columns={
-            "Kernel": st.column_config.TextColumn(pinned=True, width="medium"),
+            "Kernel": st.column_config.TextColumn(pinned=True, width=280),
             "Share": tables.share("Share", "Of all kernel time."),
             "Calls": st.column_config.NumberColumn(format="%.6g"),
             "Time": tables.milliseconds("Time"),

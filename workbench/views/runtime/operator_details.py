@@ -61,14 +61,13 @@ def _stacks(mine: pd.DataFrame) -> None:
     whole = float(summed[by].sum()) or 1.0
     for stack, row in summed.iterrows():
         lines = rows.stack_lines(str(stack))
-        st.markdown(
+        label = (
             f"**{rows.innermost(str(stack))}** · {ms_text(float(row[by]))}"
             f" ({percent_text(float(row[by]) / whole)}) · {row['Calls']:,.6g} calls"
         )
-        if len(lines) > 1:
-            st.code(
-                "\n".join(reversed(lines)), language=None, height=min(180, 40 + 22 * len(lines))
-            )
+        with st.expander(label):
+            st.code("\n".join(lines), language=None)
+    st.caption("The outermost frame stands on top.")
 
 
 def _kernels(subject: Subject, name: str) -> None:

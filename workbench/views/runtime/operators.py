@@ -128,7 +128,7 @@ def _table(grouped: pd.DataFrame, keys: list[str], subject: Subject, *, has_devi
         on_choose=session.choose_operator, search="Search, or calls>100", height=440,
         file=subject.file_name("operators"),
         columns={
-            "Operator": st.column_config.TextColumn(pinned=True, width="medium"),
+            "Operator": st.column_config.TextColumn(pinned=True, width=260),
             "Share": tables.share("Share", "Of self time: the device's where there is any."),
             "Calls": st.column_config.NumberColumn(format="%.6g"),
             "Self": tables.milliseconds("Host self", "Operators that it calls are left out."),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import plotly.graph_objects as go
 import streamlit as st
 
 from engine.records import Profile, TraceSeries, UsageSample
@@ -9,7 +10,9 @@ from workbench import charts, layout
 from workbench.quantities import bytes_text, digits
 from workbench.views.runtime.subject import Subject
 
-_HEIGHT = 170
+_HEIGHT = 150
+_MOST_LINES = 7
+_MOST_STEPS = 100
 _SCALES: dict[str, tuple[float, str]] = {"bytes": (2**20, "MiB"), "share": (0.01, "%")}
 
 
@@ -38,29 +41,42 @@ def _of_trace(subject: Subject, series: list[TraceSeries]) -> None:
     for each in series:
         kinds.setdefault(each.unit, []).append(each)
     span = max(each.times_ms[-1] for each in series)
-    with layout.card("In the trace", "All charts share the time axis; steps are dotted lines"):
-        for place, (unit, some) in enumerate(kinds.items()):
-            _chart(subject, unit, some, span, key=f"over_time_{place}")
+    words = "All charts share the time axis: zoom in one and the others follow"
+    if subject.rank.steps:
+        words += "; dotted lines are where steps begin"
+    with layout.card("In the trace", words):
+        chart = charts.rows(
+            [(_scaled_unit(unit), unit != "bytes") for unit in kinds], x="time (ms)",
+            height=_HEIGHT,
+        )  # fmt: skip
+        for row, some in enumerate(kinds.values(), start=1):
+            _add(chart, row, some)
+        for step in subject.rank.steps[:_MOST_STEPS]:
+            chart.add_vline(
+                x=step.start_ms, line={"color": charts.muted(), "width": 1, "dash": "dot"},
+                opacity=0.4,
+            )  # fmt: skip
+        chart.update_xaxes(range=[0, span])
+        sentences = [f"{_series_words(each)}." for some in kinds.values() for each in some[:4]]
+        charts.show(chart, " ".join(sentences), key="over_time")
 
 
-def _chart(subject: Subject, unit: str, some: list[TraceSeries], span: float, *, key: str) -> None:
-    scale, shown_unit = _SCALES.get(unit, (1.0, unit))
-    chart = charts.figure(height=_HEIGHT + 20 * (len(some) > 1), x="time (ms)", y=shown_unit)
-    for index, each in enumerate(some[:7]):
+def _add(chart: go.Figure, row: int, some: list[TraceSeries]) -> None:
+    for index, each in enumerate(some[:_MOST_LINES]):
+        scale = _SCALES.get(each.unit, (1.0, ""))[0]
         chart.add_scatter(
             x=each.times_ms, y=[value / scale for value in each.values], mode="lines",
             name=each.name, fill="tozeroy" if len(some) == 1 else None,
-            line={"color": charts.PALETTE[index % len(charts.PALETTE)], "width": 1.6,
+            line={"color": charts.PALETTE[(row - 1 + index) % len(charts.PALETTE)], "width": 1.5,
                   "shape": "hv"},
-            hovertemplate="%{x:.4g} ms: %{y:.4g} " + shown_unit + "<extra>" + each.name
-            + "</extra>",
+            hovertemplate="%{x:.4g} ms: %{y:.4g} " + _scaled_unit(each.unit) + "<extra>"
+            + each.name + "</extra>",
+            row=row, col=1,
         )  # fmt: skip
-    for step in subject.rank.steps[:200]:
-        chart.add_vline(x=step.start_ms, line={"color": charts.faint(), "width": 1, "dash": "dot"})
-    chart.update_xaxes(range=[0, span])
-    chart.update_layout(showlegend=len(some) > 1)
-    words = "; ".join(_series_words(each) for each in some[:4])
-    charts.show(chart, f"{words}.", key=key)
+
+
+def _scaled_unit(unit: str) -> str:
+    return _SCALES.get(unit, (1.0, unit))[1]
 
 
 def _series_words(each: TraceSeries) -> str:
@@ -85,39 +101,34 @@ def _of_machine(profile: Profile, samples: tuple[UsageSample, ...]) -> None:
         return
     times = [each.time_s for each in samples]
     mean = sum(each.cpu_percent for each in samples) / len(samples)
-    _line(
-        times, [each.cpu_percent for each in samples], "CPU (%)", charts.PALETTE[0],
-        f"{digits(mean)} % on average; 100 % is one core, this machine has"
-        f" {profile.study.machine.cores}.", key="usage_cpu",
-    )  # fmt: skip
     top = max(each.process_bytes for each in samples)
-    _line(
-        times, [each.process_bytes / 2**20 for each in samples], "process (MiB)",
-        charts.PALETTE[1],
-        f"The process held {bytes_text(top)} at its highest, libraries included.",
-        key="usage_memory",
-    )  # fmt: skip
-    if all(each.gpu_percent is None for each in samples):
-        st.caption("No GPU took part, so there is no GPU chart.")
-        return
-    power = max((each.gpu_power_w or 0.0 for each in samples), default=0.0)
-    heat = max((each.gpu_temperature_c or 0.0 for each in samples), default=0.0)
-    held = max((each.gpu_memory_bytes or 0 for each in samples), default=0)
-    _line(
-        times, [each.gpu_percent for each in samples], "GPU (%)", charts.PALETTE[2],
-        f"Up to {bytes_text(held)} of GPU memory, {digits(power)} W and {digits(heat)} °C.",
-        key="usage_gpu",
-    )  # fmt: skip
-
-
-def _line(
-    times: list[float], values: list[float] | list[float | None], label: str, colour: str,
-    words: str, *, key: str,
-) -> None:  # fmt: skip
-    chart = charts.figure(height=_HEIGHT, x="time (s)", y=label)
-    chart.add_scatter(
-        x=times, y=values, mode="lines", fill="tozeroy", line={"color": colour, "width": 1.8},
-        name=label,
-    )  # fmt: skip
+    lines: list[tuple[str, list[float | None]]] = [
+        ("CPU (%)", [each.cpu_percent for each in samples]),
+        ("process (MiB)", [each.process_bytes / 2**20 for each in samples]),
+    ]
+    words = (
+        f"{digits(mean)} % CPU on average; 100 % is one core, this machine has"
+        f" {profile.study.machine.cores}. The process held {bytes_text(top)} at its highest,"
+        " libraries included."
+    )
+    if any(each.gpu_percent is not None for each in samples):
+        lines.append(("GPU (%)", [each.gpu_percent for each in samples]))
+        lines.append(("GPU (MiB)", [_mebibytes(each.gpu_memory_bytes) for each in samples]))
+        power = max((each.gpu_power_w or 0.0 for each in samples), default=0.0)
+        heat = max((each.gpu_temperature_c or 0.0 for each in samples), default=0.0)
+        words += f" The GPU drew up to {digits(power)} W at {digits(heat)} °C."
+    else:
+        words += " No GPU took part, so there is no GPU chart."
+    chart = charts.rows([(name, True) for name, _ in lines], x="time (s)", height=_HEIGHT)
+    for row, (name, values) in enumerate(lines, start=1):
+        chart.add_scatter(
+            x=times, y=values, mode="lines", fill="tozeroy", name=name, row=row, col=1,
+            line={"color": charts.PALETTE[row - 1], "width": 1.6},
+        )  # fmt: skip
     chart.update_xaxes(range=[0, times[-1]])
-    charts.show(chart, words, key=key)
+    chart.update_layout(showlegend=False)
+    charts.show(chart, words, key="usage")
+
+
+def _mebibytes(size: int | None) -> float | None:
+    return None if size is None else size / 2**20

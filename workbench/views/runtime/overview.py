@@ -9,7 +9,7 @@ import streamlit as st
 
 from engine.records import DeviceReport, TimeShare, TraceFinding
 from workbench import charts, layout, tables
-from workbench.quantities import bytes_text, clipped, ms_text, percent_text, time_scale
+from workbench.quantities import bytes_text, clipped, kernel_text, ms_text, percent_text, time_scale
 from workbench.views.runtime import choosing, figures, parts, recording, rows
 from workbench.views.runtime.subject import Subject, rank_label
 
@@ -25,11 +25,10 @@ def show(subject: Subject) -> None:
     left, right = st.columns([6, 5], gap="medium")
     with left, layout.card("Where the time went", _of_what(subject), stretch=True):
         _mean_step(subject)
+        if len(subject.rank.steps) > 1:
+            _steps(subject)
     with right, layout.card("What stands out", "The largest first", stretch=True):
         _findings(subject)
-    if len(subject.rank.steps) > 1:
-        with layout.card("Step by step", "Each step and its parts"):
-            _steps(subject)
     left, right = st.columns(2, gap="medium")
     with left:
         _top_operators(subject)
@@ -60,7 +59,7 @@ def _mean_step(subject: Subject) -> None:
         [f"{ms_text(each.time_ms)} · {percent_text(each.time_ms / whole)}" for each in shares],
         unit=f"time ({unit})",
         colours=[parts.colour(each.name) for each in shares],
-        height=max(220, 60 + 34 * len(shares)),
+        height=60 + 30 * len(shares),
     )
     chart.update_xaxes(range=[0, 1.55 * max(each.time_ms for each in shares) / scale])
     largest = max(shares, key=lambda each: each.time_ms)
@@ -99,19 +98,20 @@ def _findings(subject: Subject) -> None:
 def _finding(each: TraceFinding, index: int) -> None:
     with st.container(border=True, gap="xsmall", key=f"finding_{index}"):
         rank = f" · rank {each.rank}" if each.rank is not None else ""
-        st.markdown(
-            f"**{each.title}** :orange-badge[{percent_text(each.share)}]"
-            f" :gray[{ms_text(each.time_ms)}{rank}]"
-        )
-        st.markdown(each.words)
-        with st.container(horizontal=True, vertical_alignment="center"):
-            st.caption(f":material/arrow_forward: {each.advice}", width="stretch")
-            view = choosing.view_named(each.view)
-            if view is not None:
+        view = choosing.view_named(each.view)
+        with st.container(horizontal=True, vertical_alignment="center", wrap=False):
+            st.markdown(
+                f"**{each.title}** :orange-badge[{percent_text(each.share)}]"
+                f" :gray[{ms_text(each.time_ms)}{rank}]", width="stretch",
+            )  # fmt: skip
+            if view not in (None, "Overview"):
                 st.button(
-                    f"See {view}", key=f"finding_see_{index}", on_click=choosing.go_to_view,
-                    args=(view, each.operators[0] if each.operators else None),
+                    f"{view}", key=f"finding_see_{index}", on_click=choosing.go_to_view,
+                    args=(view, each.operators[0] if each.operators else None), type="tertiary",
+                    icon=":material/arrow_forward:",
                 )  # fmt: skip
+        st.markdown(each.words)
+        st.caption(each.advice)
 
 
 def _steps(subject: Subject) -> None:
@@ -199,7 +199,7 @@ def _top_kernels(subject: Subject) -> None:
             return
         top = frame.nlargest(_BARS, "Time")
         _bars(
-            top["Kernel"].tolist(), top["Time"].tolist(),
+            [kernel_text(each, 34) for each in top["Kernel"]], top["Time"].tolist(),
             [f"{calls:,.4g}×" for calls in top["Calls"]], whole=float(frame["Time"].sum()),
             colour=charts.PALETTE[0], key="runtime_top_kernels",
         )  # fmt: skip
@@ -229,16 +229,20 @@ def _devices(subject: Subject) -> None:
         for device in rank.devices
     ]
     frame = pd.DataFrame([_device_row(rank, device) for rank, device in found])
+    if len(subject.report.ranks) == 1:
+        frame = frame.drop(columns="Rank")
     tables.show(
         frame, key="devices", file=subject.file_name("devices"),
         columns={
-            name: tables.share(name)
+            name: tables.share(name, width=130)
             for name in ("Busy", "SM efficiency", "Occupancy", "Tensor cores")
         },
     )  # fmt: skip
     least_rank, least = min(found, key=lambda each: each[1].utilisation)
+    start = "The least busy, " if len(found) > 1 else ""
+    of_rank = f" ({least_rank})," if len(subject.report.ranks) > 1 else ""
     st.caption(
-        f"The least busy is {least.name or 'device'} {least.index} ({least_rank}):"
+        f"{start}{least.name or 'device'} {least.index}{of_rank} is busy"
         f" {percent_text(least.utilisation)} of {ms_text(least.span_ms)}."
     )
 
@@ -255,7 +259,6 @@ def _device_row(rank: str, device: DeviceReport) -> dict[str, Any]:
         "Occupancy": device.occupancy,
         "Tensor cores": device.tensor_core_share,
         "Kernels": device.kernels,
-        "Streams": device.streams,
     }
 
 

@@ -15,6 +15,7 @@ from workbench.views.runtime import (
     operators,
     over_time,
     overview,
+    side_by_side,
 )
 from workbench.views.runtime.subject import Subject
 
@@ -28,6 +29,7 @@ VIEWS: dict[str, Callable[[Subject], None]] = {
     "GPU": gpu.show,
     "Communication": communication.show,
     "Over time": over_time.show,
+    "Side by side": side_by_side.show,
     "File": file.show,
 }
 

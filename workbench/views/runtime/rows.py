@@ -8,6 +8,7 @@ from workbench.views.runtime.subject import Subject
 
 OUTSIDE = "outside modules"
 NO_STACK = "(no call stack)"
+_LIBRARIES = ("torch/", "<built-in", "<frozen")
 
 
 def operators(subject: Subject) -> pd.DataFrame:
@@ -91,7 +92,7 @@ def modules(subject: Subject) -> pd.DataFrame:
 
 
 def innermost(stack: str) -> str:
-    """The line of a call stack that a person wrote: the deepest outside of libraries."""
+    """The line of a call stack that tells most: the deepest outside of torch itself."""
     lines = stack_lines(stack)
     own = [each for each in lines if not _is_library(each)]
     return (own or lines or [NO_STACK])[-1]
@@ -100,11 +101,18 @@ def innermost(stack: str) -> str:
 def stack_lines(stack: str) -> list[str]:
     """The frames of a call stack, the outermost first."""
     separator = "\n" if "\n" in stack else ";"
-    return [each.strip() for each in stack.split(separator) if each.strip()]
+    lines = [_short(each.strip()) for each in stack.split(separator) if each.strip()]
+    # torch.profiler writes the innermost frame first.
+    if lines and "<module>" in lines[-1]:
+        lines.reverse()
+    return lines
+
+
+def _short(frame: str) -> str:
+    for folder in ("site-packages/", "dist-packages/"):
+        frame = frame.rpartition(folder)[2]
+    return frame
 
 
 def _is_library(frame: str) -> bool:
-    return any(
-        each in frame
-        for each in ("site-packages", "torch/", "<built-in", "dist-packages", "<frozen")
-    )
+    return frame.startswith(_LIBRARIES)
