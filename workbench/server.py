@@ -19,7 +19,7 @@ from starlette.middleware import Middleware
 from engine import client
 from engine.errors import InputError
 from engine.store import Store
-from workbench import trace_files
+from workbench import perfetto, tensorboard, trace_files
 from workbench.gate import Gate
 
 ADDRESS = "127.0.0.1"
@@ -64,7 +64,7 @@ def application(token: str, *, port: int) -> st.App:
     return st.App(
         _SCRIPT,
         lifespan=_lifespan,
-        routes=[trace_files.route(Store().traces_folder)],
+        routes=[trace_files.route(Store().traces_folder), *perfetto.routes()],
         middleware=[Middleware(Gate, token=token, cookie=f"workbench_{port}")],
     )
 
@@ -97,6 +97,7 @@ async def _lifespan(app: object) -> AsyncIterator[dict[str, object]]:
     warming = asyncio.create_task(_start_spare())
     yield {}
     warming.cancel()
+    await asyncio.to_thread(tensorboard.stop)
 
 
 async def _start_spare() -> None:
