@@ -41,7 +41,7 @@ def show(profile: Profile) -> None:
             "Views", key="graph_views",
             help="Also draw operators that only name memory anew: transpose, slice, reshape.",
         )  # fmt: skip
-    modules.show(profile, height=330)
+    modules.show_below(profile)
 
 
 def _words(graph: ModelGraph) -> str:

@@ -12,9 +12,34 @@ from workbench.views.structure import details, selection
 _INDENT = "\u2003"
 
 
-def show(profile: Profile, *, height: int = 560) -> None:
+def show(profile: Profile) -> None:
     """The table with every column; a click on a row chooses the module on every view."""
+    _table(profile, _frame(profile), height=560)
+    details.show(profile)
+
+
+def show_below(profile: Profile) -> None:
+    """The same below a picture: around the chosen module, so that its row is in sight."""
     frame = _frame(profile)
+    name = selection.chosen()
+    if name and name != tree.ROOT:
+        words = f"Only what is around and inside `{name}`"
+        if st.toggle(words, value=True, key="modules_near"):
+            frame = around(frame, name)
+    _table(profile, frame, height=330)
+    details.show(profile)
+
+
+def around(frame: pd.DataFrame, name: str) -> pd.DataFrame:
+    """The rows of a module, of those that hold it, and of those that it holds."""
+    kept = [
+        path == tree.ROOT or f"{name}.".startswith(f"{path}.") or path.startswith(f"{name}.")
+        for path in frame["Path"]
+    ]
+    return frame[pd.Series(kept, index=frame.index)]
+
+
+def _table(profile: Profile, frame: pd.DataFrame, *, height: int) -> None:
     tables.choose(
         frame,
         key="modules",
@@ -26,12 +51,12 @@ def show(profile: Profile, *, height: int = 560) -> None:
         height=height,
         file=f"{profile.study.model.name}-modules.csv",
     )
-    details.show(profile)
 
 
 def _frame(profile: Profile) -> pd.DataFrame:
     whole = profile.totals.flops or 1
-    modules = profile.modules  # in the order of the tree, as their author wrote them
+    # In the order of the tree, as their author wrote them.
+    modules = tree.filled_containers(profile.modules)
     known = {each.name for each in modules}
     frame = pd.DataFrame(
         {

@@ -17,7 +17,7 @@ def show(profile: Profile) -> None:
     known = measures.measures(profile)
     with st.container(horizontal=True, gap="large"):
         width = st.segmented_control(
-            "Width", list(known), default="FLOPs", required=True, key="map_size"
+            "Size", list(known), default="FLOPs", required=True, key="map_size"
         )
         colours = [*known, "dtype"]
         colour = st.segmented_control(
@@ -43,17 +43,18 @@ def show(profile: Profile) -> None:
     if clicked is not None:
         selection.choose(clicked)
     st.caption(_words(profile, size, left_out))
-    modules.show(profile, height=330)
+    modules.show_below(profile)
 
 
 def _words(profile: Profile, size: measures.Measure, left_out: int) -> str:
     leaves = _leaves(profile.modules)
     largest = max(leaves, key=size.amount, default=None)
     whole = sum(size.amount(each) for each in leaves) or 1.0
+    named = size.label if size.label == "FLOPs" else size.label.lower()
     words = "Click a module to choose it, twice to enter it."
     if largest is not None:
         words = (
-            f"`{largest.name}` has the largest share of {size.label.lower()} among single modules"
+            f"`{largest.name}` has the largest share of {named} among single modules"
             f" ({percent_text(size.amount(largest) / whole)}). {words}"
         )
     if left_out:

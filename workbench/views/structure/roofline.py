@@ -148,19 +148,23 @@ def _table(shown: list[RooflineDot], profile: Profile) -> None:
 
 def _told_of(measured: MachineCalibration, profile: Profile) -> None:
     threads = profile.study.workload.threads
-    used = "all cores" if threads is None else f"{threads} thread{'s' if threads != 1 else ''}"
-    counts = ", ".join(str(each) for each in measured.thread_counts)
+    used = "all cores" if threads is None else _threads((threads,))
     with st.container(horizontal=True, vertical_alignment="center"):
         st.caption(
             f"**{measured.device_name}**, measured {ago_text(measured.created, time.time())} in"
-            f" {seconds_text(measured.seconds)} with {counts} threads; this study ran with {used}."
-            f" {measured.method}",
+            f" {seconds_text(measured.seconds)} with {_threads(measured.thread_counts)}; this"
+            f" study ran with {used}. {measured.method}",
             width="stretch",
         )
         if measured.machine.id == session.machine().id:
             _button("Measure again", measured.device)
     for each in measured.warnings:
         st.warning(each, icon=":material/warning:")
+
+
+def _threads(counts: tuple[int, ...]) -> str:
+    listed = " and ".join(str(each) for each in counts)
+    return f"{listed} thread{'s' if counts != (1,) else ''}"
 
 
 def _not_measured(profile: Profile) -> None:

@@ -127,7 +127,7 @@ def _words(chosen: TensorStatistics) -> str:
         said.append(f"{percent_text(chosen.zeros / max(1, chosen.elements))} are exact zeros")
     rank = chosen.rank
     if rank is not None and rank.full:
-        held = f", 99 % of the energy in {rank.energy_99}" if rank.energy_99 is not None else ""
+        held = f", 99 % of its energy in {rank.energy_99} directions" if rank.energy_99 else ""
         said.append(
             f"Effective rank {digits(rank.entropy)} of {rank.full}"
             f" ({percent_text(rank.entropy / rank.full)}){held}, {rank.method}"
