@@ -20,6 +20,7 @@ from engine.records import (
     CodeReport,
     Comparison,
     MachineCalibration,
+    MemoryReport,
     ModelGraph,
     Prediction,
     Profile,
@@ -65,13 +66,18 @@ def profile(arguments: dict[str, Any], job: Job) -> Profile:
         opened,
         study,
         folder=job.store.traces_folder / study.id,
-        runtime=bool(arguments.get("runtime", True)),
+        runtime=bool(arguments.get("runtime", True)) and study.model.has_weights,
         progress=_part(job, 0.1, 0.8),
         keep=lambda found: job.store.put("memory", study.id, found, study=study.id),
         keep_trace=lambda found: job.store.put("trace", found.id, found, study=study.id),
     )
-    profiled = replace(profiled, facts=_facts(opened, job))
+    if study.model.has_weights:
+        profiled = replace(profiled, facts=_facts(opened, job))
+    else:
+        profiled = replace(profiled, warnings=(*profiled.warnings, *study.model.notes))
     job.store.put("profile", study.id, profiled, study=study.id)
+    if not study.model.has_weights:
+        return profiled
     job.progress(0.94, "Drawing the graph")
     _keep_graph(opened, study, job)
     if profiled.latency_ms is not None:
@@ -86,6 +92,7 @@ def code(arguments: dict[str, Any], job: Job) -> CodeReport:
 
     job.progress(0.02, "Opening the model")
     opened, study = _opened(arguments, job)
+    _need_weights(study, "its code is analysed by running it")
     report = analyse_code(
         opened,
         study,
@@ -107,6 +114,7 @@ def compare(arguments: dict[str, Any], job: Job) -> Comparison:
 
     job.progress(0.01, "Opening the model")
     _, study = _opened(arguments, job)
+    _need_weights(study, "it cannot be optimized or measured")
     recipes = [read_recipe(each) for each in arguments["recipes"]]
     if not any(recipe.steps for recipe in recipes):
         raise InputError("A comparison needs a recipe with at least one step.")
@@ -131,6 +139,7 @@ def export(arguments: dict[str, Any], job: Job) -> Artifact:
 
     job.progress(0.02, "Opening the model")
     opened, study = _opened(arguments, job)
+    _need_weights(study, "it cannot be exported")
     recipe = read_recipe(arguments["recipe"])
     # A format is written from eager operators and is, or is run by, a runtime of its own.
     eager = Recipe(tuple(s for s in recipe.steps if technique(s.technique).stage != "runtime"))
@@ -249,6 +258,18 @@ def trace(arguments: dict[str, Any], job: Job) -> TraceReport:
     return found
 
 
+def memory(arguments: dict[str, Any], job: Job) -> MemoryReport:
+    """Reads what a trace or an allocator's snapshot tells of memory and keeps it."""
+    from engine.profile.memory.importing import memory_of_file
+
+    job.progress(0.1, "Reading allocation events")
+    found = memory_of_file(Path(arguments["path"]), name=str(arguments.get("name", "")))
+    job.store.put("memory", found.id, found)
+    return found
+
+
+# What most jobs need and what takes seconds to import: a spare worker has it before it has a job.
+PRELOADED = ("transformers.modeling_utils", "torch._dynamo")
 WORK: dict[str, Callable[[dict[str, Any], Job], Any]] = {
     "open": open_study,
     "profile": profile,
@@ -259,6 +280,7 @@ WORK: dict[str, Callable[[dict[str, Any], Job], Any]] = {
     "export": export,
     "verify": verify,
     "trace": trace,
+    "memory": memory,
     "weights": weights,
     "calibrate": calibrate,
 }
@@ -284,6 +306,14 @@ def _opened(arguments: dict[str, Any], job: Job) -> tuple[OpenedModel, Study]:
     )  # fmt: skip
     job.store.put("study", study.id, study, study=study.id)
     return opened, study
+
+
+def _need_weights(study: Study, so: str) -> None:
+    if not study.model.has_weights:
+        raise InputError(
+            f"{study.model.name} has a config and no weights: {so}.",
+            hint="Put its .safetensors files into the folder; counts need none.",
+        )
 
 
 def trust_check(asked: StudyRequest, store: Store) -> Callable[[str], bool]:

@@ -33,6 +33,8 @@ def work(table: str, *, preload: bool) -> None:
     _point_at(0, os.open(os.devnull, os.O_RDONLY))
     if preload:
         verbs_of(table)
+        for name in getattr(sys.modules[table.partition(":")[0]], "PRELOADED", ()):
+            importlib.import_module(name)
         os.write(1, b"ready\n")
     line = control.readline()
     if not line:

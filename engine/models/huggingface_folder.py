@@ -29,7 +29,7 @@ class HuggingfaceFolder:
 
     Attributes:
         told: config.json as it was read.
-        weights: the weights files; empty where there are none.
+        weights: the weights files; empty where there are none, or none were asked for.
         entries: every tensor that they declare.
     """
 
@@ -79,7 +79,7 @@ def read_folder(path: Path, *, weights: bool) -> HuggingfaceFolder:
     """The folder's configuration and, if asked, its weights files with their headers.
 
     Raises:
-        ModelError: no config.json, or no weights where they were asked for.
+        ModelError: no config.json, or weights in a format that cannot be read.
         UnsafeFile: a link, an index or a header that is not what it says.
     """
     if (path / "adapter_config.json").exists():
@@ -124,9 +124,10 @@ def _weights_files(path: Path) -> tuple[Path, ...]:
     other = sorted(
         each.name for each in path.iterdir() if each.suffix in {".gguf", ".h5", ".msgpack"}
     )
-    found = f" It has {other[0]}, which is another format." if other else ""
+    if not other:
+        return ()
     raise ModelError(
-        f"{path.name} has a config.json but no weights.{found}",
+        f"{path.name} has its weights in {other[0]}, which cannot be read here.",
         hint="It needs model.safetensors or pytorch_model.bin, whole or in shards with an index.",
     )
 

@@ -56,6 +56,7 @@ def open_model(
     """
     source = source_of(reference)
     loaded = source.open(reference, Opening(is_trusted, meta))
+    meta = meta or not loaded.has_weights
     if reference.weights is not None:
         _put_weights(loaded, Path(reference.weights), meta=meta)
     if not meta:
@@ -142,6 +143,7 @@ def summary_of(loaded: Loaded, data: QualityData) -> ModelSummary:
         quality_metric=data.metric,
         quality_samples=_samples(data),
         notes=tuple(loaded.notes),
+        has_weights=loaded.has_weights,
     )
 
 

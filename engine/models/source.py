@@ -55,7 +55,8 @@ class Loaded:
         that fit inputs, for `train_step`; None where the loss needs none made. prompt_apart: the
         prompt goes to an encoder, so that prompt and new tokens share no positions. image_divisor:
         what the image size must be a multiple of. image_size: the only image size that the model
-        takes; None where it takes any. extra: what export wants to have.
+        takes; None where it takes any. extra: what export wants to have. has_weights: whether there
+        are any, else the module lies on the meta device.
     """
 
     module: nn.Module
@@ -78,6 +79,7 @@ class Loaded:
     image_divisor: int = 1
     image_size: int | None = None
     extra: dict[str, Any] = field(default_factory=dict)
+    has_weights: bool = True
     notes: list[str] = field(default_factory=list)
 
 

@@ -232,7 +232,7 @@ def _called(
 ) -> tuple[Any, Call | None]:
     """The operator's outputs; on the meta device also where its kernel takes only some formats."""
     is_grouped = func is getattr(torch.ops.aten._grouped_mm, "default", None)
-    if is_grouped and args[0].is_meta and args[0].dtype != torch.bfloat16:
+    if is_grouped and args[0].is_meta:
         return args[0].new_empty(grouped_shape(*args[:2], *args[2:3], **kwargs)), None
     return memo.call_known(func, args, kwargs)
 

@@ -6,26 +6,26 @@ import contextlib
 import dataclasses
 import functools
 import gc
-from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from engine.profile.attribution import ROOT, ModuleStack, ancestors, module_hooks
+from engine.errors import InputError
+from engine.profile.attribution import ModuleStack, module_hooks
+from engine.profile.counted_rows import module_rows, not_counted, operator_row, packed_bytes
 from engine.profile.counter import CostMemo, Key, OperatorCounter, Row
 from engine.profile.decode_counting import can_extrapolate, count_long_generation
 from engine.profile.execution import run_workload
-from engine.profile.experts import active_parameters, expert_banks
-from engine.profile.formulas import tensor_bytes
 from engine.profile.memory.kinds import kinds_after, output_tensors_of, resident_bytes
 from engine.profile.memory.ledger import ledger
 from engine.profile.memory.lives import Lives
 from engine.profile.memory.timeline import timeline
 from engine.profile.meta import OnMeta, on_meta
 from engine.profile.phases import phased
+from engine.profile.routing import EVEN, EvenRouting
 from engine.program import Inputs, Program, held_bytes, to_device
 from engine.records import (
     MemoryLedger,
@@ -37,8 +37,6 @@ from engine.records import (
     Workload,
     replace,
 )
-
-OUTSIDE = "outside modules"
 
 
 @dataclass(frozen=True)
@@ -83,7 +81,11 @@ def count(program: Program, workload: Workload, inputs: Inputs) -> Counts:
 
     Every step of a generation is counted, or where they are many, derived exactly from a few of
     them. A model whose code needs values (data-dependent control flow, packed weights) is counted
-    where it is, by running it once, and `warnings` says so.
+    where it is, by running it once, and `warnings` says so; without weights, as if its router chose
+    every expert equally often.
+
+    Raises:
+        InputError: its code needs values, and there are no weights to run it with.
     """
     gc.collect()  # what dies in mid-run must not be left over from before
     before = resident_bytes(program, inputs)
@@ -91,10 +93,27 @@ def count(program: Program, workload: Workload, inputs: Inputs) -> Counts:
         tally = _tally_on_meta(program, workload, inputs, before)
     except Exception as error:  # whatever a model's own code raises without values
         reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
+        if program.context.device == "meta":
+            return _counts_of_even_routing(program, workload, inputs, before, reason)
         tally = _tally(program, workload, inputs, before)
         warning = f"Counted by running the model, since it cannot run without values: {reason}"
         return replace(_counts(program, tally), warnings=(warning,))
     return _counts(program, tally)
+
+
+def _counts_of_even_routing(
+    program: Program, workload: Workload, inputs: Inputs, before: dict[str, int], reason: str
+) -> Counts:
+    try:
+        with EvenRouting():
+            tally = _tally_on_meta(program, workload, inputs, before)
+    except Exception as error:
+        raise InputError(
+            f"This model cannot be counted without weights, since its code looks at values: "
+            f"{reason}",
+            hint="Put its .safetensors files beside its config.json.",
+        ) from error
+    return replace(_counts(program, tally), warnings=(f"Counted as if {EVEN}.",))
 
 
 def lives_on_meta(program: Program, workload: Workload, inputs: Inputs) -> Lives:
@@ -170,7 +189,7 @@ def counting(
         ModuleStack(),
         dict([*module.named_parameters(), *module.named_buffers()]),
         tensors,
-        packed=_packed_bytes(module),
+        packed=packed_bytes(module),
         phase="decode" if generates else "forward",
         kinds=functools.partial(kinds_after, program),
         device=device,
@@ -181,8 +200,8 @@ def counting(
 
 
 def _counts(program: Program, tally: Tally) -> Counts:
-    operators = tuple(_operator(key, row) for key, row in tally.rows.items())
-    modules = _module_rows(program.module, tally)
+    operators = tuple(operator_row(key, row) for key, row in tally.rows.items())
+    modules = module_rows(program.module, tally.rows, tally.calls)
     held = held_bytes(program.module)
     return Counts(
         modules=modules,
@@ -195,99 +214,8 @@ def _counts(program: Program, tally: Tally) -> Counts:
             elementwise_flops=sum(each.elementwise_flops for each in operators),
             active_parameters=modules[0].active_parameters,
         ),
-        not_counted=_not_counted(tally.rows),
+        not_counted=not_counted(tally.rows),
         memory=ledger(tally.peak, held),
         timeline=tally.timeline,
         low_precision_flops=sum(row.low_precision_flops for row in tally.rows.values()),
-    )
-
-
-def _operator(key: Key, row: Row) -> OperatorProfile:
-    name, module, phase, dtype = key
-    return OperatorProfile(
-        name=name,
-        module=module,
-        phase=phase,
-        shapes=row.shapes,
-        dtype=dtype,
-        calls=row.calls,
-        flops=row.flops,
-        moved_bytes=row.moved_bytes,
-        weight_bytes=sum(row.weights.values()),
-        weights=dict(row.weights),
-        elementwise_flops=row.elementwise_flops,
-        shape_note="largest of several" if row.is_varied else "",
-    )
-
-
-def _not_counted(rows: dict[Key, Row]) -> tuple[NotCounted, ...]:
-    found: dict[str, list[tuple[int, str]]] = defaultdict(list)
-    for (name, module, _, _), row in rows.items():
-        if row.uncounted:
-            found[name].append((row.uncounted, module or OUTSIDE))
-    return tuple(
-        NotCounted(name, sum(calls for calls, _ in where), tuple(sorted({at for _, at in where})))
-        for name, where in sorted(found.items())
-    )
-
-
-def _module_rows(module: nn.Module, tally: Tally) -> tuple[ModuleProfile, ...]:
-    sums: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0, 0])
-    for (_, owner, _, _), row in tally.rows.items():
-        for name in ancestors(owner):
-            entry = sums[name]
-            entry[0] += row.flops
-            entry[1] += row.moved_bytes
-            entry[2] += row.written_bytes
-            entry[3] += row.elementwise_flops
-    banks = expert_banks(module)
-    rows = []
-    for name, each in module.named_modules():
-        shown = name or ROOT
-        flops, moved, written, elementwise = sums[shown]
-        held = _static_row(shown, each)
-        rows.append(
-            dataclasses.replace(
-                held,
-                elementwise_flops=elementwise,
-                active_parameters=active_parameters(name, held.parameters, banks),
-                flops=flops,
-                moved_bytes=moved,
-                activation_bytes=written,
-                arithmetic_intensity=flops / moved if moved else 0.0,
-                calls=tally.calls.get(shown, 0),
-            )
-        )
-    return tuple(rows)
-
-
-def _packed_bytes(module: nn.Module) -> dict[str, int]:
-    """Bytes of weights that modules keep outside of tensors, by the module's name."""
-    found = {
-        name or ROOT: sum(getattr(each, "packed_bytes", {}).values())
-        for name, each in module.named_modules()
-    }
-    return {name: size for name, size in found.items() if size}
-
-
-def _static_row(name: str, module: nn.Module) -> ModuleProfile:
-    """What a module holds: a tied parameter counts once, packed weights as their module says."""
-    own = list(module.parameters())
-    dtypes = {str(each.dtype).removeprefix("torch."): 0 for each in own}
-    packed = 0
-    for each in module.modules():
-        sizes = getattr(each, "packed_bytes", {})
-        dtypes |= sizes
-        packed += sum(sizes.values())
-    return ModuleProfile(
-        name=name,
-        type=type(module).__name__,
-        parameters=sum(each.numel() for each in own),
-        parameter_bytes=sum(tensor_bytes(each) for each in own) + packed,
-        flops=0,
-        moved_bytes=0,
-        activation_bytes=0,
-        arithmetic_intensity=0.0,
-        dtype=" ".join(sorted(dtypes)),
-        calls=0,
     )

@@ -28,6 +28,7 @@ def on_meta(program: Program) -> Program:
             empty = nn.Parameter(empty, requires_grad=tensor.requires_grad)
         memo[id(tensor)] = empty
     module = copy.deepcopy(program.module, memo)
+    _group_experts_(module)
     context = dataclasses.replace(program.context, device="meta", device_map=None)
     return dataclasses.replace(program, module=module, context=context)
 
@@ -86,6 +87,18 @@ def _attention_of_cpu(
         query, key, value, dropout_p, is_causal, attn_mask=attn_mask, **given
     )[0]
     return out
+
+
+def _group_experts_(module: nn.Module) -> None:
+    """Has the experts of a transformers model called as they really are, by grouped products.
+
+    A model without weights is opened with `batched_mm`, whose shapes every kernel takes but which
+    copies the matrices of an expert for each token.
+    """
+    told = getattr(getattr(module, "config", None), "_experts_implementation", None)
+    choose = getattr(module, "set_experts_implementation", None)
+    if told == "batched_mm" and callable(choose):
+        choose("grouped_mm")
 
 
 def _tensors_of(module: nn.Module) -> Iterator[Tensor]:

@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 _CHOICES = {torch.topk, Tensor.topk, torch.argmax, Tensor.argmax, torch.sort, Tensor.sort,
             torch.argsort, Tensor.argsort}  # fmt: skip
+_MARKS = {torch.scatter, Tensor.scatter, Tensor.scatter_}
 _MOVES = {Tensor.to, Tensor.cuda, Tensor.type_as}
 EVEN = "tokens are shared out evenly among the experts"
 
@@ -33,6 +34,9 @@ class EvenRouting(TorchFunctionMode):
             kept = [each for each in args[1:] if isinstance(each, torch.dtype)]
             dtype = given.get("dtype", kept[0] if kept else args[0].dtype)
             return args[0].type(dtype)
+        if func in _MARKS and len(args) == 4 and _is_meta(args[0]) and not _is_meta(args[2]):
+            # A table of which expert was chosen, made from zeros.
+            return func(torch.zeros(args[0].shape, dtype=args[0].dtype), *args[1:], **given)
         try:
             return func(*args, **given)
         except (RuntimeError, NotImplementedError):

@@ -73,17 +73,25 @@ class StudyRequest:
 
 @dataclass(frozen=True)
 class Settings:
-    """How much a comparison may take."""
+    """How much a comparison may take.
+
+    Each variant is timed in `processes` processes of its own where memory and time allow: where
+    things lie in memory differs from one to the next.
+    """
 
     rounds: int = 30
     budget_seconds: float = 120.0
     quality_limit: int | None = None
     waterfall: bool = True
+    processes: int = 3
 
 
 @dataclass(frozen=True)
 class ModelSummary:
-    """What is known of a model once it has been opened."""
+    """What is known of a model once it has been opened.
+
+    Without weights (`has_weights` is False) there are shapes: it can be counted, not run.
+    """
 
     name: str
     source: str
@@ -100,6 +108,7 @@ class ModelSummary:
     quality_metric: str | None = None
     quality_samples: int = 0
     notes: tuple[str, ...] = ()
+    has_weights: bool = True
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from engine.models.source import Loaded, Opening, Sizes
 from engine.records import ModelReference, content_id
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
+_CONFIG = "config.json"
 _OPTIONS = {"download", "task", "revision"}
 # Room for buffers and for weights that a file leaves out because they are tied.
 _ROOM = 64_000_000
@@ -34,8 +36,10 @@ class Huggingface:
     """A model of transformers' own classes; code that came with a checkpoint is never run."""
 
     def matches(self, reference: ModelReference) -> bool:
-        """Whether the location is a folder, or could be an id of the hub."""
+        """Whether the location is a folder or its config.json, or could be an id of the hub."""
         location = reference.location
+        if Path(location).name == _CONFIG and Path(location).expanduser().is_file():
+            return True
         if location in sample_names() or Path(location).suffix in _FILES:
             return False
         if Path(location).expanduser().is_dir():
@@ -57,11 +61,12 @@ class Huggingface:
         kind, task = class_of(config, folder.told)
         with _offline():
             model = (
-                _on_meta(kind, config, folder.told)
-                if opening.meta
-                else _with_weights(kind, config, folder)
+                _with_weights(kind, config, folder)
+                if folder.weights
+                else _on_meta(kind, config, folder.told)
             )
-            return _loaded(reference, folder, model, task, meta=opening.meta)
+            found = _loaded(reference, folder, model, task, meta=opening.meta)
+        return found if folder.weights or opening.meta else _without_weights(found)
 
 
 _FILES = {".py", ".pt", ".pth", ".bin", ".ckpt", ".pt2", ".safetensors", ".live", ".json", ".onnx"}
@@ -69,6 +74,8 @@ _FILES = {".py", ".pt", ".pth", ".bin", ".ckpt", ".pt2", ".safetensors", ".live"
 
 def _local(reference: ModelReference) -> Path:
     path = Path(reference.location).expanduser()
+    if path.name == _CONFIG and path.is_file():
+        return path.parent.absolute()
     if path.is_dir():
         return path.absolute()
     from huggingface_hub import snapshot_download
@@ -167,6 +174,17 @@ def _on_meta(kind: Any, config: Any, told: dict[str, Any]) -> nn.Module:
     return model.eval()  # type: ignore[no-any-return]
 
 
+def _without_weights(found: Loaded) -> Loaded:
+    """A model of which there is a config only: it has shapes, and can be counted."""
+    # One forward tells the most in the least time; a generation can be asked for.
+    defaults = {**found.defaults, "kind": "forward"}
+    note = (
+        "There are no weights beside its config.json: parameters, FLOPs, bytes and memory are"
+        " counted; it cannot be run, optimized or exported."
+    )
+    return replace(found, defaults=defaults, has_weights=False, notes=[*found.notes, note])
+
+
 def _loaded(
     reference: ModelReference, folder: HuggingfaceFolder, model: nn.Module, task: str, *, meta: bool
 ) -> Loaded:
@@ -174,7 +192,8 @@ def _loaded(
     maker = InputMaker(model, task)
     if folder.told.get("auto_map"):
         notes.append("The code that its config names (auto_map) was not run.")
-    decoder, note = decoder_for(model, maker(Sizes(sequence_length=8)), meta=meta)
+    is_empty = meta or not folder.weights
+    decoder, note = decoder_for(model, maker(Sizes(sequence_length=8)), meta=is_empty)
     if note:
         notes.append(note)
     text: Any = model.config.get_text_config()  # type: ignore[operator, union-attr]
@@ -189,7 +208,7 @@ def _loaded(
     spoken = getattr(model, "main_input_name", "") in {"input_values", "input_features"}
     return Loaded(
         module=model,
-        name=folder.path.name if Path(reference.location).is_dir() else reference.location,
+        name=folder.path.name if Path(reference.location).exists() else reference.location,
         source="huggingface",
         task=task,
         content_hash=folder.content_hash() if not meta else content_id(folder.told),
