@@ -26,6 +26,7 @@ PAGES: tuple[PageInfo, ...] = (
     PageInfo("structure", "Structure", ":material/account_tree:", "Inspect"),
     PageInfo("runtime", "Runtime", ":material/timer:", "Inspect"),
     PageInfo("memory", "Memory", ":material/memory:", "Inspect"),
+    PageInfo("code", "Code", ":material/code:", "Inspect"),
     PageInfo("suggestions", "Suggestions", ":material/lightbulb:", "Improve"),
     PageInfo("optimize", "Optimize", ":material/tune:", "Improve"),
     PageInfo("compare", "Compare", ":material/compare_arrows:", "Improve"),

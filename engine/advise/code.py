@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections import defaultdict
 from collections.abc import Sequence
-from pathlib import Path
 
 from engine.records import (
     CodeFinding,
@@ -13,7 +12,6 @@ from engine.records import (
     Evidence,
     Prediction,
     Range,
-    SourcePlace,
     Suggestion,
 )
 
@@ -94,13 +92,6 @@ def _suggestion(rule: str, found: list[CodeFinding]) -> Suggestion:
 
 
 def _evidence(each: CodeFinding) -> Evidence:
-    return Evidence(f"time of a run at {place_text(each.place)}", each.share or 0.0, "share",
+    return Evidence(f"time of a run at {each.place.words}", each.share or 0.0, "share",
                     each.modules)  # fmt: skip
 
-
-def place_text(place: SourcePlace) -> str:
-    """A place as people write it: `model.py:59-60`."""
-    marked = place.marked or (place.first_line,)
-    first, last = marked[0], marked[-1]
-    lines = str(first) if first == last else f"{first}–{last}"
-    return f"{Path(place.file).name}:{lines}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from engine.advise.code import place_text
 from engine.commands.quantities import ms_text
 from engine.records import CodeFinding, CodeFunction, CodeReport
 
@@ -29,7 +28,7 @@ def top_findings_text(found: CodeReport | None) -> str:
     if found is None or not found.findings:
         return ""
     rows = [
-        f"  {_share(each)}  {place_text(each.place)}  {each.title}"
+        f"  {_share(each)}  {each.place.words}  {each.title}"
         for each in found.findings[:_TOP]
     ]
     return "\n".join(["in the code (workbench code shows the lines):", *rows])
@@ -38,12 +37,10 @@ def top_findings_text(found: CodeReport | None) -> str:
 def _finding(index: int, each: CodeFinding) -> list[str]:
     times = f", {ms_text(each.time_ms)} a run" if each.time_ms is not None else ""
     lines = [f"{index}. {each.title} ({_share(each).strip()}{times}, {each.severity})"]
-    lines.append(f"   {place_text(each.place)} {each.function}".rstrip())
+    lines.append(f"   {each.place.words} {each.function}".rstrip())
     lines += [f"   {each.words}"]
-    text = each.place.text.split("\n")
-    for number, line in enumerate(text, each.place.first_line):
-        mark = ">" if number in each.place.marked else " "
-        lines.append(f"   {mark} {number:4d} {line[:_WIDTH]}")
+    for number, line, is_meant in each.place.lines:
+        lines.append(f"   {'>' if is_meant else ' '} {number:4d} {line[:_WIDTH]}".rstrip())
     lines.append(f"   {each.advice}")
     if each.technique:
         lines.append(f"   --recipe {each.technique}")

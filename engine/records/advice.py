@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any
 
 
@@ -61,6 +62,20 @@ class SourcePlace:
     last_line: int
     text: str = ""
     marked: tuple[int, ...] = ()
+
+    @property
+    def words(self) -> str:
+        """The place as people write it: `model.py:59–60`."""
+        marked = self.marked or (self.first_line,)
+        first, last = marked[0], marked[-1]
+        lines = str(first) if first == last else f"{first}–{last}"
+        return f"{PurePath(self.file).name}:{lines}"
+
+    @property
+    def lines(self) -> tuple[tuple[int, str, bool], ...]:
+        """Each line's number, its text, and whether it is meant."""
+        numbered = enumerate(self.text.split("\n"), self.first_line)
+        return tuple((number, text, number in self.marked) for number, text in numbered)
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ def _proposed(study: Study) -> list[str]:
     profiled = session.profile()
     if profiled is not None and profiled.latency_ms is not None:
         for each in session.suggestions(profiled):
-            if not each.blocked:
+            if each.steps and not each.blocked:
                 found.append(",".join(recipe_text(read_recipe(s.technique)) for s in each.steps))
     return [each for each in dict.fromkeys(found) if each != "baseline"][:4]
 

@@ -9,7 +9,8 @@ import streamlit as st
 from engine.optimize.recipe import recipe_text
 from engine.records import Evidence, Recipe, Suggestion
 from workbench import navigation, session
-from workbench.quantities import bytes_text, count_text, digits, ms_text, range_text
+from workbench.quantities import bytes_text, count_text, digits, ms_text, range_text, ratio_text
+from workbench.views.code_findings import lines_of
 
 RISK_COLOURS = {"none": "green", "low": "blue", "medium": "orange", "high": "red"}
 _MODULES_SHOWN = 4
@@ -38,26 +39,46 @@ def _card(rank: int, each: Suggestion, chosen: set[str]) -> None:
             _evidence(each.evidence)
         with right:
             _forecast(each)
-            _add_button(each, chosen)
+            if each.steps:
+                _add_button(each, chosen)
+            else:
+                _code_button(each)
+        for place in each.places if not each.steps else ():
+            lines_of(place)
         with st.expander("Next step and theory", icon=":material/menu_book:"):
             if risk_word(each.risk) != each.risk:
                 st.markdown(f"**Risk.** {each.risk}")
             st.markdown(f"**Next step.** {each.next_step}")
             st.markdown(f"**Theory.** {each.theory}")
-            st.code(recipe_text(Recipe(each.steps)), language=None)
+            if each.steps:
+                st.code(recipe_text(Recipe(each.steps)), language=None)
+                for place in each.places:
+                    st.markdown(f"The lines that it is about: `{place.words}`")
+                    lines_of(place)
             if each.prediction and each.prediction.basis:
                 st.caption(f"The forecast rests on: {each.prediction.basis}.")
 
 
 def _forecast(each: Suggestion) -> None:
     found = each.prediction
-    st.metric(
-        "Predicted speed-up",
-        range_text(found.speedup) if found else "not known",
-        help="Folded over the measured time of each operator. Its measurement stands beside it"
-        " once you have built it.",
-    )
+    if each.steps:
+        st.metric(
+            "Predicted speed-up",
+            range_text(found.speedup) if found else "not known",
+            help="Folded over the measured time of each operator. Its measurement stands beside it"
+            " once you have built it.",
+        )
+    else:
+        st.metric(
+            "Speed-up at most",
+            ratio_text(found.speedup.high) if found else "not known",
+            help="If the time on these lines were gone altogether. You change the code yourself,"
+            " and profile it again.",
+        )
     with st.container(horizontal=True, gap="xsmall"):
+        if not each.steps:
+            st.badge("change the code", icon=":material/edit:", color="violet")
+            return
         word = risk_word(each.risk)
         st.badge(f"risk: {word}", color=RISK_COLOURS.get(word, "gray"))  # type: ignore[arg-type]
         if found and found.peak_memory_bytes:
@@ -77,6 +98,14 @@ def _add_button(each: Suggestion, chosen: set[str]) -> None:
             st.error(reason, icon=":material/error:")
         else:
             st.rerun()
+
+
+def _code_button(each: Suggestion) -> None:
+    if st.button(
+        "Show in Code", key=f"show_{each.rule}", icon=":material/code:", width="stretch",
+        help="What each line of it costs.",
+    ):  # fmt: skip
+        navigation.go("code")
 
 
 def _evidence(found: Sequence[Evidence]) -> None:

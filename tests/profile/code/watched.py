@@ -53,8 +53,4 @@ def rules_in(module: nn.Module, *inputs: Any, **how: Any) -> set[str]:
 
 def marked_text(found: CodeFinding) -> str:
     """The lines that a finding marks."""
-    lines = found.place.text.split("\n")
-    numbers = range(found.place.first_line, found.place.last_line + 1)
-    return "\n".join(
-        line for number, line in zip(numbers, lines, strict=True) if number in found.place.marked
-    )
+    return "\n".join(text for _, text, is_meant in found.place.lines if is_meant)
