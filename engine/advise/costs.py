@@ -68,4 +68,5 @@ def _row(each: OperatorProfile, scale: float, overhead: float) -> OperatorCost:
         time_low_ms=time_ms,
         time_high_ms=time_ms,
         overhead_ms=min(time_ms, overhead * each.calls),
+        weights={name: float(size) for name, size in each.weights.items()},
     )

@@ -51,7 +51,8 @@ class OperatorCost:
     """One row of a cost table: calls of one operator in one module and phase, for one run.
 
     `time_low_ms` and `time_high_ms` bound the self time; `overhead_ms` is the part of it that does
-    not depend on the amount of arithmetic (dispatch, Python), contained in both.
+    not depend on the amount of arithmetic (dispatch, Python), contained in both. `weights` are
+    those that the row reads, by name with their bytes: one that several rows read is held once.
     """
 
     name: str
@@ -66,6 +67,22 @@ class OperatorCost:
     time_low_ms: float
     time_high_ms: float
     overhead_ms: float
+    weights: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def held(self) -> Mapping[str, float]:
+        """The row's weights; where they have no names, as one for its operator and module."""
+        if self.weights or not self.weight_bytes:
+            return self.weights
+        return {f"{self.module} {self.name}": self.weight_bytes}
+
+    def scaled_weights(self, ratio: float) -> OperatorCost:
+        """The row with so much of its weights' bytes."""
+        return dataclasses.replace(
+            self,
+            weight_bytes=self.weight_bytes * ratio,
+            weights={name: size * ratio for name, size in self.weights.items()},
+        )
 
 
 @dataclass(frozen=True)
@@ -107,23 +124,32 @@ class CostTable:
         weight_ratio: float = 1.0,
         dtype: str | None = None,
     ) -> CostTable:
-        """The table with the matching rows' times multiplied by `low` at best, `high` at worst."""
+        """The table with the matching rows' times multiplied by `low` at best, `high` at worst.
+
+        A weight is held once however many rows read it. One that rows outside read too stays as it
+        is, and what the matching rows make of it comes on top.
+        """
         rows = []
-        saved = 0.0
+        inside: dict[str, float] = {}
+        outside: set[str] = set()
         for each in self.operators:
             if not matches(each):
+                outside |= each.held.keys()
                 rows.append(each)
                 continue
-            saved += each.weight_bytes * (1 - weight_ratio)
+            inside |= each.held
             rows.append(
                 dataclasses.replace(
-                    each,
+                    each.scaled_weights(weight_ratio),
                     time_low_ms=each.time_low_ms * low,
                     time_high_ms=each.time_high_ms * high,
-                    weight_bytes=each.weight_bytes * weight_ratio,
                     dtype=dtype or each.dtype,
                 )
             )
+        saved = 0.0
+        if weight_ratio != 1:
+            saved = sum(size * ((name not in outside) - weight_ratio)
+                        for name, size in inside.items())  # fmt: skip
         held = self.weight_bytes - saved
         return dataclasses.replace(
             self,

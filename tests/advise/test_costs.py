@@ -44,3 +44,30 @@ def test_a_change_reaches_only_what_matches_and_saves_its_weights() -> None:
     assert after.operators[1] == table.operators[1]
     assert after.weight_bytes == 400 - 150
     assert after.peak_low_bytes == 500 - 150
+
+
+def test_a_weight_that_prefill_and_decode_read_is_saved_once() -> None:
+    weights = {"layer.weight": 200}
+    rows = [
+        operator("mm", 4.0, phase=phase, weight_bytes=200, weights=weights)
+        for phase in ("prefill", "decode")
+    ]
+    table = cost_table(profile(*rows))
+    assert table is not None
+    after = table.change(lambda each: True, low=1.0, high=1.0, weight_ratio=0.25)
+    assert after.weight_bytes == 400 - 150
+    again = after.change(lambda each: True, low=1.0, high=1.0, weight_ratio=0.5)
+    assert again.weight_bytes == 400 - 150 - 25  # of the 50 bytes that were left
+
+
+def test_a_weight_that_another_row_still_reads_stays_beside_its_copy() -> None:
+    tied = {"embed.weight": 200}
+    table = cost_table(
+        profile(
+            operator("embedding", 1.0, module="embed", weight_bytes=200, weights=tied),
+            operator("mm", 8.0, module="head", weight_bytes=200, weights=tied),
+        )
+    )
+    assert table is not None
+    after = table.change(lambda each: each.name == "mm", low=1.0, high=1.0, weight_ratio=0.25)
+    assert after.weight_bytes == 400 + 50

@@ -296,3 +296,17 @@ def test_the_estimate_takes_flops_in_proportion() -> None:
     assert costs.operators[1] == other
     assert costs.weight_bytes == 60
     assert costs.time_ms.low == pytest.approx(3 + 1)
+
+
+def test_a_layer_that_prefill_and_decode_run_is_predicted_smaller_once() -> None:
+    rows = [
+        OperatorCost(
+            "aten::addmm", "up", phase, "", "float32", 1, 800, 100, 80, 4, 4, 0,
+            {"up.weight": 64, "up.bias": 16},
+        )
+        for phase in ("prefill", "decode")
+    ]  # fmt: skip
+    facts = {"blocks": [{"kind": "ffn", "units": 32, "shared": 1, "modules": ["up", "down"]}]}
+    target = Target(None, this_machine(), StructuredPrune.configure({}), facts=facts)
+    costs = StructuredPrune().estimate(CostTable(tuple(rows), 0, 0, 80, 200, 200), target)
+    assert costs.weight_bytes == 60  # a quarter of 80 bytes, not of 160

@@ -248,10 +248,9 @@ def _in_int8(row: OperatorCost, low: float, high: float, weight_ratio: float) ->
     work_low = max(0.0, row.time_low_ms - row.overhead_ms)
     work_high = max(0.0, row.time_high_ms - row.overhead_ms)
     return dataclasses.replace(
-        row,
+        row.scaled_weights(weight_ratio),
         time_low_ms=row.overhead_ms + work_low * low + row.calls * _CALL_LOW_MS,
         time_high_ms=row.overhead_ms + work_high * high + row.calls * _CALL_HIGH_MS,
-        weight_bytes=row.weight_bytes * weight_ratio,
         moved_bytes=row.moved_bytes - row.weight_bytes * row.calls * (1 - weight_ratio),
         dtype="int8",
     )

@@ -108,11 +108,10 @@ class ReducedPrecision(Technique):
             low, high = (_PRODUCT_LOW, _PRODUCT_HIGH) if is_product else (_OTHER_LOW, _OTHER_HIGH)
             rows.append(
                 dataclasses.replace(
-                    each,
+                    each.scaled_weights(0.5),
                     time_low_ms=each.overhead_ms + (each.time_low_ms - each.overhead_ms) * low,
                     time_high_ms=1.1 * each.overhead_ms
                     + (each.time_high_ms - each.overhead_ms) * high,
-                    weight_bytes=each.weight_bytes / 2,
                     moved_bytes=each.moved_bytes / 2,
                     dtype=target.config.dtype,
                 )

@@ -100,28 +100,27 @@ class StructuredPrune(Technique):
             stays = 1 - _removed(each, config) / each["units"]
             for name in each["modules"]:
                 shares[name] = shares.get(name, 1.0) * stays
-        rows, saved = [], 0.0
-        counted: set[str] = set()
+        rows = []
+        gone: dict[str, float] = {}  # bytes of each weight, which prefill and decode both read
         for row in costs.operators:
             stays = shares.get(row.module, 1.0)
+            for name, size in row.held.items():
+                gone[name] = min(gone.get(name, size), size * (1 - stays))
             if stays == 1.0:
                 rows.append(row)
                 continue
-            if row.module not in counted:
-                saved += row.weight_bytes * (1 - stays)
-                counted.add(row.module)
             rows.append(
                 dataclasses.replace(
-                    row,
+                    row.scaled_weights(stays),
                     flops=row.flops * stays,
                     moved_bytes=row.moved_bytes * stays,
-                    weight_bytes=row.weight_bytes * stays,
                     time_low_ms=row.overhead_ms + (row.time_low_ms - row.overhead_ms) * stays,
                     # Small products do not get faster in proportion.
                     time_high_ms=row.overhead_ms
                     + (row.time_high_ms - row.overhead_ms) * (stays + 1) / 2,
                 )
             )
+        saved = sum(gone.values())
         held = costs.weight_bytes - saved
         is_mild = config.refit and config.ratio <= 0.25 and config.target == "ffn"
         risk = "medium" if is_mild else "high"
