@@ -1,5 +1,8 @@
 // The model as boxes in boxes: modules, runs of equal blocks, operators; and what flows on each level.
 
+// From how many loose operators on a level of modules on they are bundled, and how many at least.
+const [MANY_LOOSE, SHORTEST_BUNDLE] = [8, 4];
+
 class Boxes {
   constructor(data) {
     this.data = data;
@@ -16,6 +19,7 @@ class Boxes {
     this.operators = data.nodes.map((each) => this.#operator(each));
     this.#drop((box) => box.kind === "group" && !box.count);
     for (const box of [...this.modules]) if (box.children.length) this.#stack(box);
+    for (const box of this.modules) this.#bundle(box);
     this.#simplify();
     this.#flow();
   }
@@ -161,21 +165,45 @@ class Boxes {
         label: `${run[0].label} … ${tailNumber(run.at(-1))}`, type: run[0].type, name: run[0].name, first: run[0].first,
         parent: owner, members: run.length,
       });
-      for (const each of run) {
-        stack.count += each.count;
-        stack.flops += each.flops;
-        stack.known += each.known;
-        stack.bytes += each.bytes;
-        each.times.forEach((time, index) => { stack.times[index] += time; });
-        for (const [dtype, count] of each.dtypes) stack.dtypes.set(dtype, (stack.dtypes.get(dtype) ?? 0) + count);
-        each.parent = stack;
-        stack.children.push(each);
-      }
-      const places = new Set(run);
-      owner.children = owner.children.filter((each) => !places.has(each));
-      owner.children.push(stack);
-      owner.children.sort((first, second) => first.first - second.first);
+      this.#wrap(owner, stack, run);
     }
+  }
+
+  // Operators between module calls (masks, positions) become one box where they would hide the modules.
+  #bundle(owner) {
+    const loose = (each) => each.kind === "operator" && each.role !== "input" && each.role !== "output";
+    const isMixed = owner.children.some((each) => each.kind !== "operator");
+    if (!isMixed || owner.children.filter(loose).length < MANY_LOOSE) return;
+    const runs = [[]];
+    for (const each of owner.children) {
+      if (loose(each)) runs.at(-1).push(each);
+      else runs.push([]);
+    }
+    for (const run of runs.filter((each) => each.length >= SHORTEST_BUNDLE)) {
+      const names = [...new Set(run.map((each) => each.label))];
+      const told = names.length > 2 ? `${names.slice(0, 2).join(", ")} …` : names.join(", ");
+      this.#wrap(owner, this.#box("group", {
+        label: `${run.length} operators`, type: told, name: owner.name, first: run[0].first, parent: owner, isBundle: true,
+      }), run);
+    }
+  }
+
+  // Puts a box around some children of another one.
+  #wrap(owner, wrapper, run) {
+    for (const each of run) {
+      wrapper.count += each.count;
+      wrapper.flops += each.flops;
+      wrapper.known += each.known;
+      wrapper.bytes += each.bytes;
+      each.times.forEach((time, index) => { wrapper.times[index] += time; });
+      for (const [dtype, count] of each.dtypes) wrapper.dtypes.set(dtype, (wrapper.dtypes.get(dtype) ?? 0) + count);
+      each.parent = wrapper;
+      wrapper.children.push(each);
+    }
+    const places = new Set(run);
+    owner.children = owner.children.filter((each) => !places.has(each));
+    owner.children.push(wrapper);
+    owner.children.sort((first, second) => first.first - second.first);
   }
 
   // A module that is one operator needs no opening: the operator is told on the module.

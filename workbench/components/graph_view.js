@@ -37,7 +37,7 @@ class ModelGraph extends GraphPicture {
   #build() {
     const button = (text, title, pressed) => {
       const made = make("button", { type: "button", textContent: text, title });
-      made.setAttribute("aria-label", title);
+      if (!/[a-z]/i.test(text)) made.setAttribute("aria-label", title);
       made.addEventListener("click", pressed);
       return made;
     };
@@ -181,7 +181,7 @@ class ModelGraph extends GraphPicture {
     const facts = factsOf(box, this.data, this.boxes.root).filter(([, value]) => value);
     const half = Math.ceil(facts.length / 2);
     this.detail.replaceChildren(
-      make("div", { className: "head" }, make("h6", {}, titleOf(box)), make("span", { className: "note" }, box.kind === "operator" ? "operator" : "module")),
+      make("div", { className: "head" }, make("h6", {}, titleOf(box)), make("span", { className: "note" }, box.isBundle ? "operators between module calls" : box.kind === "operator" ? "operator" : "module")),
       make("div", { className: "columns" }, listed(facts.slice(0, half)), listed(facts.slice(half))));
   }
 

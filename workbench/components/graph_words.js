@@ -64,7 +64,7 @@ function factsOf(box, data, root) {
   const whole = (value, total) => (total > 0 && box !== root ? ` · ${shareText(value, total)} of the model` : "");
   const isEnd = box.role === "input" || box.role === "output";
   const facts = [
-    [box.kind === "operator" ? "in module" : "module", box.name],
+    [box.kind === "operator" || box.isBundle ? "in module" : "module", box.name],
     ["type", box.type],
     ["holds", box.kind === "operator" ? "" : counted(box.count, "operator")],
     ["same block", box.kind === "stack" ? `${box.members} times, the same operators on the same shapes` : ""],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import streamlit as st
@@ -20,25 +21,30 @@ _mount = st.components.v2.component(
 
 
 def show(
-    data: dict[str, Any], *, key: str, height: int = 560, selected: str | None = None
-) -> str | None:
-    """Draws a model; returns the module that has just been chosen in the drawing.
+    data: dict[str, Any],
+    *,
+    key: str,
+    on_choose: Callable[[str], None],
+    height: int = 560,
+    selected: str | None = None,
+) -> None:
+    """Draws a model.
 
     Args:
         data: what `graph_data.graph_data` made of a graph and a profile.
         key: makes it one of its kind on the page.
+        on_choose: called, before the page runs again, with the path of the module that was clicked;
+            with an empty text where the person took the choice back.
         height: of the drawing, in pixels; the controls and the details come on top.
         selected: the module that is chosen elsewhere, by its dotted path.
-
-    Returns:
-        the path of a module, in the one run that the click causes; an empty string where the
-        person took the choice back; else None.
     """
-    found = _mount(
+
+    def clicked() -> None:
+        on_choose(st.session_state[key]["clicked"] or "")
+
+    _mount(
         key=key,
         data={**data, "height": height, "selected": selected or ""},
         height="content",
-        on_clicked_change=lambda: None,
+        on_clicked_change=clicked,
     )
-    clicked: str | None = found.clicked
-    return clicked

@@ -81,24 +81,30 @@ def map_data(
 
 
 def show(
-    data: dict[str, Any], *, key: str, height: int = 430, selected: str | None = None
-) -> str | None:
-    """Draws the map; returns the module that has just been clicked.
+    data: dict[str, Any],
+    *,
+    key: str,
+    on_choose: Callable[[str], None],
+    height: int = 430,
+    selected: str | None = None,
+) -> None:
+    """Draws the map.
 
     Args:
         data: what `map_data` made.
         key: makes it one of its kind on the page.
+        on_choose: called, before the page runs again, with the path of the module that was clicked;
+            with an empty text where the person took the choice back.
         height: of the drawing, in pixels.
         selected: the module that is chosen elsewhere, by its dotted path.
-
-    Returns:
-        the path of a module, in the one run that the click causes; else None.
     """
-    found = _mount(
+
+    def clicked() -> None:
+        on_choose(st.session_state[key]["clicked"] or "")
+
+    _mount(
         key=key,
         data={**data, "height": height, "selected": selected or ""},
         height="content",
-        on_clicked_change=lambda: None,
+        on_clicked_change=clicked,
     )
-    clicked: str | None = found.clicked
-    return clicked

@@ -14,16 +14,15 @@ def show(profile: Profile) -> None:
     """The row of figures at the top of the page."""
     totals = profile.totals
     intensity = totals.flops / totals.moved_bytes if totals.moved_bytes else 0.0
-    rest = totals.elementwise_flops
+    rest = count_text(totals.elementwise_flops, "FLOP")
     layout.figures(
         [
             _parameters(profile),
             Figure("Weights", bytes_text(totals.parameter_bytes),
                    help="Bytes held; tied weights count once."),
             Figure("FLOPs a run", count_text(totals.flops, "FLOP"),
-                   words=f"and {count_text(rest, 'FLOP')} elementwise" if rest else None,
                    help="Products (matrices, convolutions, attention), one multiply-add is two."
-                        " Elementwise arithmetic and reductions stand apart."),
+                        f" Elementwise arithmetic and reductions stand apart: {rest}."),
             Figure("Moved bytes a run", bytes_text(totals.moved_bytes),
                    help="What operators read and write once each."),
             Figure("Arithmetic intensity", f"{digits(intensity)} FLOP/B",

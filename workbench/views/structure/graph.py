@@ -27,20 +27,19 @@ def show(profile: Profile) -> None:
         _empty(profile)
         return
     views = st.session_state.get("graph_views", False)
-    clicked = model_graph.show(
+    model_graph.show(
         _data(graph, profile, views=bool(views)),
         key=f"model_graph_{graph.study}",
+        on_choose=selection.choose,
         height=600,
         selected=selection.chosen(),
     )
-    if clicked is not None:
-        selection.choose(clicked)
-    with st.container(horizontal=True, vertical_alignment="center"):
-        st.caption(_words(graph), width="stretch")
-        st.toggle(
-            "Views", key="graph_views",
-            help="Also draw operators that only name memory anew: transpose, slice, reshape.",
-        )  # fmt: skip
+    told, choice = st.columns((5, 1), vertical_alignment="center")
+    told.caption(_words(graph))
+    choice.toggle(
+        "Views", key="graph_views",
+        help="Also draw operators that only name memory anew: transpose, slice, reshape.",
+    )  # fmt: skip
     modules.show_below(profile)
 
 

@@ -28,7 +28,7 @@ def show(profile: Profile) -> None:
     size = known[width or "FLOPs"]
     rows = tree.filled_containers(profile.modules)
     nodes, left_out = tree.module_tree(rows, size.amount, lambda each: 0.0)
-    clicked = draw_map(
+    draw_map(
         map_data(
             profile,
             nodes,
@@ -38,10 +38,9 @@ def show(profile: Profile) -> None:
             words=list(known.values()),
         ),
         key="module_map",
+        on_choose=selection.choose,
         selected=selection.chosen(),
     )
-    if clicked is not None:
-        selection.choose(clicked)
     st.caption(_words(profile, size, left_out))
     modules.show_below(profile)
 

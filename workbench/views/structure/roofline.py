@@ -50,7 +50,7 @@ def _dots(profile: Profile, measured: MachineCalibration) -> None:
         except InputError as error:
             st.warning(f"{error.message} {error.hint}", icon=":material/warning:")
             return
-        phases = list(dict.fromkeys(each.phase for each in found.dots))
+        phases = roofline_chart.phases(found)
         chosen = st.pills(
             "Phases", phases, default=phases, selection_mode="multi", key="roof_phases",
             disabled=len(phases) < 2,
@@ -158,8 +158,8 @@ def _told_of(measured: MachineCalibration, profile: Profile) -> None:
         )
         if measured.machine.id == session.machine().id:
             _button("Measure again", measured.device)
-    for each in measured.warnings:
-        st.warning(each, icon=":material/warning:")
+    if measured.warnings:
+        st.warning(" ".join(measured.warnings), icon=":material/warning:")
 
 
 def _threads(counts: tuple[int, ...]) -> str:

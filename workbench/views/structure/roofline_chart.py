@@ -11,6 +11,10 @@ from workbench import charts
 from workbench.quantities import digits, ms_text, percent_text
 
 _SYMBOLS = ("circle", "diamond", "square", "triangle-up", "star")
+_DASHES = {"memory": "solid", "L3": "longdash", "L2": "dash", "L1": "dot"}
+_ORDER = ("forward", "prefill", "decode", "backward", "optimizer")
+# Lines whose heights differ by less have their labels on either side.
+_CLOSE = 1.35
 _BOUNDS = {"compute": "arithmetic", "memory": "bandwidth", "overhead": "dispatch"}
 
 
@@ -23,13 +27,16 @@ def chart(found: Roofline, shown: list[RooflineDot], *, chosen: str | None) -> g
     roofs = found.roofs
     high = max([*(each.intensity for each in shown), *(3 * each.ridge for each in roofs)]) * 2
     bottom = min(each.flops_per_s for each in shown) / 1e9 / 2.5
+    above = math.inf
     for line in _lines(roofs):
-        _add_line(drawn, line, roofs, low, high)
-    phases = list(dict.fromkeys(each.phase for each in found.dots))
+        is_close = line.kind == "compute" and above / line.per_s < _CLOSE
+        _add_line(drawn, line, roofs, (low, high), below=is_close)
+        above = line.per_s if line.kind == "compute" else above
+    order = phases(found)
     longest = max(each.time_ms for each in shown)
-    for phase in phases:
+    for phase in order:
         _add_dots(
-            drawn, [each for each in shown if each.phase == phase], phase, phases, longest, chosen
+            drawn, [each for each in shown if each.phase == phase], phase, order, longest, chosen
         )
     top = max(
         each.per_s / 1e9 for roof in roofs for each in roof.ceilings if each.kind == "compute"
@@ -42,41 +49,56 @@ def chart(found: Roofline, shown: list[RooflineDot], *, chosen: str | None) -> g
         type="log", range=[math.log10(bottom), math.log10(top * 2.2)], exponentformat="none",
         dtick=1,
     )  # fmt: skip
-    drawn.update_layout(clickmode="event+select", hovermode="closest")
+    drawn.update_layout(
+        clickmode="event+select", hovermode="closest", legend={"itemsizing": "constant"}
+    )
     return drawn
 
 
+def phases(found: Roofline) -> list[str]:
+    """The phases that have dots, in the order in which a run goes through them."""
+    known = dict.fromkeys(each.phase for each in found.dots)
+    return sorted(known, key=lambda each: _ORDER.index(each) if each in _ORDER else len(_ORDER))
+
+
 def _lines(roofs: tuple[Roof, ...]) -> list[Ceiling]:
-    """Each ceiling once."""
+    """Each ceiling once, the highest first."""
     found: dict[tuple[str, str], Ceiling] = {}
     for roof in roofs:
         for each in roof.ceilings:
             found.setdefault((each.kind, each.name), each)
-    return list(found.values())
+    return sorted(found.values(), key=lambda each: (each.kind, -each.per_s))
 
 
 def _add_line(
-    drawn: go.Figure, line: Ceiling, roofs: tuple[Roof, ...], low: float, high: float
+    drawn: go.Figure,
+    line: Ceiling,
+    roofs: tuple[Roof, ...],
+    span: tuple[float, float],
+    *,
+    below: bool,
 ) -> None:
-    used = {roof.dtype for roof in roofs}
     memory = min(roof.bytes_per_s for roof in roofs)
-    peaks = [each.per_s for roof in roofs for each in roof.ceilings if each.kind == "compute"]
-    is_main = line.name in used or line.name == "memory"
+    is_main = line.name in {roof.dtype for roof in roofs} or line.name == "memory"
+    low, high = span
     if line.kind == "compute":
-        points = [max(low, line.per_s / memory if is_main else line.per_s / _fastest(roofs)), high]
+        points = [max(low, line.per_s / (memory if is_main else _fastest(roofs))), high]
         values = [line.per_s / 1e9] * 2
-        label, place = f"{line.name} {digits(line.per_s / 1e9)} GFLOP/s", "top left"
+        label = f"{line.name} {digits(line.per_s / 1e9)} GFLOP/s"
     else:
-        points = [low, max(peaks) / line.per_s]
+        top = max(each.per_s for roof in roofs for each in roof.ceilings if each.kind == "compute")
+        points = [low, top / line.per_s]
         values = [each * line.per_s / 1e9 for each in points]
-        label, place = f"{line.name} {digits(line.per_s / 1e9)} GB/s", "top right"
+        label = f"{line.name} {digits(line.per_s / 1e9)} GB/s"
     spread = f"{digits(line.low / 1e9)} to {digits(line.high / 1e9)}"
+    colour = charts.ink() if is_main else charts.muted()
     drawn.add_scatter(
-        x=points, y=values, mode="lines+text", showlegend=False, textposition=place,
-        text=["", label] if line.kind == "compute" else [f"  {label}", ""],
-        textfont={"size": 11, "color": charts.ink() if is_main else charts.muted()},
-        line={"color": charts.ink() if is_main else charts.muted(),
-              "width": 2 if is_main else 1, "dash": "solid" if is_main else "dot"},
+        x=points, y=values, name=label, showlegend=line.kind == "memory",
+        mode="lines+text" if line.kind == "compute" else "lines",
+        text=["", label], textposition="bottom left" if below else "top left",
+        textfont={"size": 11, "color": colour},
+        line={"color": colour, "width": 2 if is_main else 1.2,
+              "dash": _DASHES.get(line.name, "solid" if is_main else "dot")},
         hovertemplate=f"{label}<br>quartiles {spread}<extra>measured ceiling</extra>",
         customdata=[[None]] * 2, cliponaxis=True,
     )  # fmt: skip
@@ -91,7 +113,7 @@ def _add_dots(
     drawn: go.Figure,
     dots: list[RooflineDot],
     phase: str,
-    phases: list[str],
+    order: list[str],
     longest: float,
     chosen: str | None,
 ) -> None:
@@ -103,8 +125,8 @@ def _add_dots(
         y=[each.flops_per_s / 1e9 for each in dots],
         mode="markers", name=phase,
         marker={
-            "color": charts.colour_of(phase, phases), "opacity": 0.78,
-            "symbol": _SYMBOLS[phases.index(phase) % len(_SYMBOLS)],
+            "color": charts.colour_of(phase, order), "opacity": 0.78,
+            "symbol": _SYMBOLS[order.index(phase) % len(_SYMBOLS)],
             "size": [7 + 30 * (each.time_ms / longest) ** 0.5 for each in dots],
             "line": {"width": [3 if each.name == chosen else 1 for each in dots],
                      "color": ringed},

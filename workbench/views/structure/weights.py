@@ -63,7 +63,7 @@ def _head(found: WeightStatistics, profile: Profile) -> None:
             Figure("Tensors", f"{len(found.tensors):,}",
                    words=f"{count_text(found.elements)} numbers"),
             Figure("Held", bytes_text(found.held_bytes), help="Shared storage counts once."),
-            Figure("Zeros in parameters", percent_text(_zeros(found)),
+            Figure("Zeros in parameters", _zeros(found),
                    help="Exact zeros; buffers such as masks are left out."),
             Figure("Tied", f"{len(tied)} groups" if len(tied) != 1 else "1 group",
                    help="Tensors that are one and the same storage."),
@@ -82,10 +82,13 @@ def _head(found: WeightStatistics, profile: Profile) -> None:
         _button(profile, "Look again")
 
 
-def _zeros(found: WeightStatistics) -> float | None:
+def _zeros(found: WeightStatistics) -> str:
     looked = [e for e in found.tensors if e.kind == "parameter" and e.zeros is not None]
     elements = sum(each.elements for each in looked)
-    return sum(each.zeros or 0 for each in looked) / elements if elements else None
+    if not elements:
+        return MISSING
+    zeros = sum(each.zeros or 0 for each in looked)
+    return percent_text(zeros / elements) if zeros > 1e-4 * elements else f"{zeros:,}"
 
 
 def _button(profile: Profile, label: str, *, primary: bool = False) -> None:
