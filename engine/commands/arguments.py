@@ -55,6 +55,9 @@ def parser() -> Parser:
         ("doctor", "what this machine has, and what is missing for what"),
     ):
         _common(_verb(verbs, name, help_))
+    calibrate = _common(_verb(verbs, "calibrate", "measure what this machine reaches (15 s)"))
+    calibrate.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1 ...")
+    _limits(calibrate)
     history = _common(_verb(verbs, "history", "every job, the newest first"))
     history.add_argument("job", nargs="?", help="one job, with its log")
     profile = _study(_verb(verbs, "profile", "where time and memory go"))
@@ -136,6 +139,7 @@ def settings(given: argparse.Namespace) -> Settings:
         "rounds": given.rounds,
         "budget_seconds": given.budget,
         "quality_limit": given.quality_limit,
+        "processes": given.processes,
     }
     return Settings(**{name: each for name, each in asked.items() if each is not None})
 
@@ -246,6 +250,10 @@ def _settings(verb: Parser) -> None:
         "--budget", type=_seconds, metavar="SECONDS", help=f"default {defaults.budget_seconds:g}"
     )
     group.add_argument("--quality-limit", type=_count, metavar="N", help="most quality examples")
+    group.add_argument(
+        "--processes", type=_count, metavar="N",
+        help=f"that each variant is timed in; default {defaults.processes}",
+    )  # fmt: skip
 
 
 class _StepAction(argparse.Action):

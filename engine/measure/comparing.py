@@ -12,8 +12,8 @@ from engine.measure.composing import Composer
 from engine.measure.environment import child_environment, threads_of
 from engine.measure.lifetime import available_bytes
 from engine.measure.machine_state import warnings_about
-from engine.measure.measuring import Plan
 from engine.measure.naming import unique_names
+from engine.measure.plan import Plan
 from engine.measure.reloading import measure
 from engine.measure.variant_process import Entrant
 from engine.optimize.recipe import recipe_text

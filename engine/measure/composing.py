@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from engine.measure.measuring import Measured, Plan, scores_folder
+from engine.measure.plan import Measured, Plan, ratio_of, scores_folder
 from engine.measure.scores import Scores, compare_fidelity, compare_quality
-from engine.measure.statistics import MARGIN, median, p95, ratio_interval, verdict
+from engine.measure.statistics import MARGIN, median, p95, verdict
 from engine.optimize.recipe import recipe_text
 from engine.records import (
     Fidelity,
@@ -136,12 +136,13 @@ class Composer:
         return LatencySummary(median(ordered), p95(samples.runs_ms[name]), tuple(ordered))
 
     def _ratio(self, first: str, second: str) -> Interval | None:
-        ours, theirs = self._measured.samples.paired(first, second)
+        ours, _ = self._measured.samples.paired(first, second)
         if first == second and ours:
             return Interval(1.0, 1.0, 1.0)
         if len(ours) < 2:
             return None
-        return ratio_interval(ours, theirs, block=self._measured.blocks.get(second))
+        block = self._measured.blocks.get(second)
+        return ratio_of(self._measured.samples, first, second, block=block)
 
     def _verdict(self, name: str, speedup: Interval | None) -> VerdictWord:
         if name in self._measured.failures or speedup is None:

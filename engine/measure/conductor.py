@@ -13,7 +13,8 @@ from engine.measure.variant_process import VariantFailed, VariantProcess
 from engine.records import ErrorRecord
 
 BLOCK_MS = 10.0  # a block is at least 5 ms, also where a run turns out twice as fast as when warm
-_SETTLE_BELOW_MS = 5.0
+# The others had the caches: the first run of a turn was 15 % slower than the next at 12 ms a run.
+_SETTLE_BELOW_MS = 200.0
 _BLOCK_TIMEOUT_SECONDS = 120.0
 
 
@@ -24,11 +25,13 @@ class Samples:
     Attributes:
         rounds: the mean run of each block, in ms, by round; a round that a variant did not play in
             is absent.
+        copies: which of a variant's processes played in a round.
         runs_ms: every single run.
         prefill_ms, step_ms: of generation: until the first token, and for each further one.
     """
 
     rounds: dict[str, dict[int, float]] = field(default_factory=dict)
+    copies: dict[str, dict[int, int]] = field(default_factory=dict)
     runs_ms: dict[str, list[float]] = field(default_factory=dict)
     prefill_ms: dict[str, list[float]] = field(default_factory=dict)
     step_ms: dict[str, list[float]] = field(default_factory=dict)
@@ -39,8 +42,16 @@ class Samples:
         both = sorted(ours.keys() & theirs.keys())
         return [ours[each] for each in both], [theirs[each] for each in both]
 
-    def add(self, name: str, number: int, answer: dict[str, list[float]]) -> None:
+    def pairs_of_copies(self, first: str, second: str) -> list[int]:
+        """For each of the rounds of `paired`, a number for the two processes that played in it."""
+        ours, theirs = self.copies.get(first, {}), self.copies.get(second, {})
+        both = sorted(self.rounds.get(first, {}).keys() & self.rounds.get(second, {}).keys())
+        met: dict[tuple[int, int], int] = {}
+        return [met.setdefault((ours.get(each, 0), theirs.get(each, 0)), len(met)) for each in both]
+
+    def add(self, name: str, number: int, answer: dict[str, list[float]], copy: int = 0) -> None:
         """Keeps a block's answer."""
+        self.copies.setdefault(name, {})[number] = copy
         self.rounds.setdefault(name, {})[number] = statistics.fmean(answer["runs_ms"])
         for kept, key in (
             (self.runs_ms, "runs_ms"), (self.prefill_ms, "prefill_ms"), (self.step_ms, "step_ms"),
@@ -49,7 +60,10 @@ class Samples:
 
 
 class Conductor:
-    """Interleaves processes that are loaded and checked."""
+    """Interleaves processes that are loaded and checked.
+
+    Processes of one name are copies of one variant: they take turns, one a round.
+    """
 
     def __init__(
         self,
@@ -57,6 +71,7 @@ class Conductor:
         *,
         seed: int = 0,
         run_ms: Mapping[str, float] | None = None,
+        shadow: tuple[str, str] | None = None,
     ) -> None:
         """Takes the turns over.
 
@@ -64,18 +79,23 @@ class Conductor:
             processes: loaded and checked.
             seed: of the order.
             run_ms: how long a run takes, of processes that are warm already.
+            shadow: a name under which a variant plays once more, with the copy whose turn is next.
         """
         self.samples = Samples()
         self.failures: dict[str, ErrorRecord] = {}
         self.played = 0
-        self._processes = {each.name: each for each in processes}
+        self._copies: dict[str, list[VariantProcess]] = {}
+        for each in processes:
+            self._copies.setdefault(each.name, []).append(each)
+        self._shadow = shadow
         self._run_ms = dict(run_ms or {})
         self._order = random.Random(seed)
 
     def warm(self) -> None:
         """Warms every process up, so that a block's length is known."""
-        for name in list(self._processes):
-            self._attempt(name, lambda each: self._keep_warm(each))
+        for name, copies in list(self._copies.items()):
+            for process in copies:
+                self._attempt(name, process, self._keep_warm)
 
     @property
     def run_ms(self) -> Mapping[str, float]:
@@ -105,31 +125,48 @@ class Conductor:
         for done in range(rounds):
             if time.monotonic() > until:
                 return done
-            names = [each for each in self._run_ms if only is None or each in only]
+            names = [each for each in self._players() if only is None or each in only]
             self._order.shuffle(names)
             for name in names:
-                self._attempt(name, self._time_block)
+                self._play_one(name)
             self.played += 1
             on_round(done + 1)
         return rounds
 
-    def _attempt(self, name: str, ask: Callable[[VariantProcess], None]) -> None:
-        process = self._processes.get(name)
-        if process is None:
+    def _players(self) -> list[str]:
+        names = list(self._run_ms)
+        if self._shadow is not None and self._shadow[1] in self._run_ms:
+            names.append(self._shadow[0])
+        return names
+
+    def _play_one(self, name: str) -> None:
+        is_shadow = self._shadow is not None and name == self._shadow[0]
+        variant = self._shadow[1] if self._shadow is not None and is_shadow else name
+        copies = self._copies.get(variant)
+        if not copies:
+            return
+        copy = (self.played + is_shadow) % len(copies)
+        self._attempt(variant, copies[copy], lambda process: self._time_block(process, name, copy))
+
+    def _attempt(
+        self, name: str, process: VariantProcess, ask: Callable[[VariantProcess], None]
+    ) -> None:
+        if name not in self._copies:
             return
         try:
             ask(process)
         except VariantFailed as failure:
             self.failures[name] = failure.record
-            process.kill()
-            del self._processes[name]
+            for each in self._copies.pop(name):
+                each.kill()
             self._run_ms.pop(name, None)
 
     def _keep_warm(self, process: VariantProcess) -> None:
         answer = process.ask("warm", timeout=_BLOCK_TIMEOUT_SECONDS * 10)
-        self._run_ms[process.name] = max(1e-4, answer["run_ms"])
+        run_ms = max(1e-4, answer["run_ms"])
+        self._run_ms[process.name] = min(run_ms, self._run_ms.get(process.name, run_ms))
 
-    def _time_block(self, process: VariantProcess) -> None:
+    def _time_block(self, process: VariantProcess, name: str, copy: int) -> None:
         run_ms = self._run_ms[process.name]
         answer = process.ask(
             "block",
@@ -137,5 +174,5 @@ class Conductor:
             repeats=max(1, math.ceil(BLOCK_MS / run_ms)),
             settle=run_ms < _SETTLE_BELOW_MS,
         )
-        self.samples.add(process.name, self.played, answer)
+        self.samples.add(name, self.played, answer, copy)
         self._run_ms[process.name] = min(run_ms, statistics.fmean(answer["runs_ms"]))

@@ -8,16 +8,9 @@ from collections.abc import Sequence
 
 from engine.errors import OutOfMemory
 from engine.measure.conductor import BLOCK_MS, Conductor
-from engine.measure.measuring import (
-    DoesNotFit,
-    Measured,
-    Plan,
-    ask_costs_of,
-    load,
-    measure_together,
-    score_one,
-    started,
-)
+from engine.measure.measuring import ask_costs_of, measure_together, score_one
+from engine.measure.plan import DoesNotFit, Measured, Plan
+from engine.measure.starting import load, started
 from engine.measure.variant_process import Entrant, VariantFailed, VariantProcess
 
 _CYCLES = 2

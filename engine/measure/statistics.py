@@ -10,7 +10,8 @@ Source: Künsch 1989 and Politis & Romano 1992 (circular block bootstrap).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -43,13 +44,57 @@ def summarize(samples: ArrayLike) -> LatencySummary:
     return LatencySummary(median(checked), p95(checked), tuple(float(each) for each in checked))
 
 
+@dataclass(frozen=True)
+class Spread:
+    """How much the ratio moves from one pair of processes to the next.
+
+    Attributes:
+        deviation: standard deviation of the log ratio of one pair.
+        freedom: degrees of freedom that it was estimated with.
+    """
+
+    deviation: float
+    freedom: int
+
+
+def spread_between_processes(
+    series: Iterable[tuple[ArrayLike, ArrayLike, Sequence[int]]],
+) -> Spread | None:
+    """The spread of ratios between pairs of processes, pooled over variants; None without copies.
+
+    Where pages, hash seeds and libraries happen to lie differs from process to process and stays
+    for its life: more rounds in the same processes do not average it out.
+
+    Args:
+        series: for each variant the baseline's times, its own, and the pair of processes of each
+            round.
+
+    Source: Kalibera & Jones 2013, Rigorous Benchmarking in Reasonable Time (repeat at the highest
+    level that varies); Curtsinger & Berger 2013, Stabilizer (layout as a bias).
+    """
+    squares, freedom = 0.0, 0
+    for baseline, variant, pairs in series:
+        logs = np.log(_checked(baseline) / _checked(variant))
+        which = np.asarray(pairs)
+        centres = np.array([np.median(logs[which == each]) for each in np.unique(which)])
+        squares += float(((centres - centres.mean()) ** 2).sum())
+        freedom += len(centres) - 1
+    return Spread(math.sqrt(squares / freedom), freedom) if freedom else None
+
+
 def block_length(rounds: int) -> int:
     """Neighbouring rounds that are drawn together: the square root of their number."""
     return max(1, math.isqrt(rounds))
 
 
 def ratio_interval(
-    baseline: ArrayLike, variant: ArrayLike, *, block: int | None = None, seed: int = 0
+    baseline: ArrayLike,
+    variant: ArrayLike,
+    *,
+    block: int | None = None,
+    seed: int = 0,
+    spread: Spread | None = None,
+    pairs: int = 1,
 ) -> Interval:
     """How many times less the variant takes, with a 95 % interval.
 
@@ -61,6 +106,9 @@ def ratio_interval(
         variant: times of the variant in the same rounds.
         block: rounds drawn together; `block_length` of them where it is None.
         seed: of the draws; the same samples always give the same interval.
+        spread: between pairs of processes; the interval is at least as wide as Student's for the
+            mean of so many pairs.
+        pairs: of processes that played.
 
     Raises:
         ValueError: lengths differ, or a time is not a positive number.
@@ -81,6 +129,9 @@ def ratio_interval(
     seen = float(np.ptp(logs))
     low = max(centre - wider * max(0.0, centre - low), float(logs.min()) - seen)
     high = min(centre + wider * max(0.0, high - centre), float(logs.max()) + seen)
+    if spread is not None:
+        half = _student(spread.freedom) * spread.deviation / math.sqrt(max(1, pairs))
+        low, high = min(low, centre - half), max(high, centre + half)
     return Interval(math.exp(centre), _exp(low), _exp(high))
 
 
@@ -158,8 +209,11 @@ def _widening(rounds: int, block: int, rho: float) -> float:
     caught = max(inside - block / rounds * true, 0.05 * true)
     independent = min(rounds / block, rounds / true)
     freedom = max(1, math.floor(independent) - 1)
-    point = _T_975[freedom - 1] if freedom <= len(_T_975) else _NORMAL_975 + 2.5 / freedom
-    return point / _NORMAL_975 * math.sqrt(true / caught)
+    return _student(freedom) / _NORMAL_975 * math.sqrt(true / caught)
+
+
+def _student(freedom: int) -> float:
+    return _T_975[freedom - 1] if freedom <= len(_T_975) else _NORMAL_975 + 2.5 / freedom
 
 
 def _mean_variance(count: int, rho: float) -> float:

@@ -7,6 +7,7 @@ the true difference.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import random
 import tempfile
@@ -22,16 +23,18 @@ from torch import nn
 from engine.measure.built import Built
 from engine.measure.conductor import Conductor
 from engine.measure.environment import child_environment
-from engine.measure.measuring import Measured, Plan, load, play_rounds
-from engine.measure.statistics import median, ratio_interval, verdict
+from engine.measure.measuring import play_rounds
+from engine.measure.plan import Measured, Plan, ratio_of
+from engine.measure.starting import load
+from engine.measure.statistics import median, verdict
 from engine.measure.variant_process import Entrant, VariantProcess
 from engine.program import ExecutionContext, Program
 from engine.records import Settings, Workload
 
 _BUILDER = "tests.benchmarks.bench_comparison:build"
-_COPIES = 3
-# A hundredth of what a comparison may take: 500 of them have to end within ten minutes.
-_SETTINGS = Settings(rounds=30, budget_seconds=1.2)
+_PROCESSES = Settings().processes
+# A twentieth of what a comparison may take: 500 of them have to end within an hour.
+_SETTINGS = Settings(rounds=30, budget_seconds=6.0)
 _LAYERS = 20
 
 
@@ -84,8 +87,8 @@ def run() -> dict[str, Any]:
     widths: list[float] = []
     with _troupe() as (pools, fast, slow, run_ms):
         for number in range(trials):
-            pair = order.sample(pools[number % len(pools)], 2)
-            word, width = _trial(pair[0], pair[1], run_ms, number)
+            pool = order.sample(pools[number % len(pools)], 2 * _PROCESSES)
+            word, width = _trial(pool[:_PROCESSES], pool[_PROCESSES:], run_ms, number)
             same[word] += 1
             widths.append(width)
             if number % 4 == 0:
@@ -116,20 +119,29 @@ def _row(name: str, words: Counter[str]) -> dict[str, Any]:
 
 
 def _trial(
-    baseline: VariantProcess, variant: VariantProcess, run_ms: dict[str, float], seed: int
+    baseline: list[VariantProcess],
+    variant: list[VariantProcess],
+    run_ms: dict[int, float],
+    seed: int,
 ) -> tuple[str, float]:
     """One comparison as `compare` makes it: the verdict and the interval's width."""
-    both = [baseline, variant]
-    conductor = Conductor(both, seed=seed, run_ms={p.name: run_ms[p.name] for p in both})
-    plan = Plan([baseline.entrant], "", frozenset(), frozenset({variant.name}), _SETTINGS, Path())
+    for name, processes in (("baseline", baseline), ("variant", variant)):
+        for each in processes:
+            each.name = name
+    known = {"baseline": run_ms[baseline[0].pid], "variant": run_ms[variant[0].pid]}
+    conductor = Conductor(
+        [*baseline, *variant], seed=seed, run_ms=known, shadow=("again", "baseline")
+    )
+    entrant = dataclasses.replace(baseline[0].entrant, name="baseline")
+    plan = Plan([entrant], "again", frozenset(), frozenset({"variant"}), _SETTINGS, Path())
     play_rounds(conductor, plan, Measured(samples=conductor.samples))
-    interval = ratio_interval(*conductor.samples.paired(baseline.name, variant.name))
+    interval = ratio_of(conductor.samples, "baseline", "variant")
     return verdict(interval), interval.high / interval.low - 1
 
 
 @contextlib.contextmanager
 def _troupe() -> Iterator[
-    tuple[list[list[VariantProcess]], VariantProcess, VariantProcess, dict[str, float]]
+    tuple[list[list[VariantProcess]], list[VariantProcess], list[VariantProcess], dict[int, float]]
 ]:
     started: list[VariantProcess] = []
     with tempfile.TemporaryDirectory(prefix="workbench-bench-") as folder:
@@ -144,11 +156,13 @@ def _troupe() -> Iterator[
             return process
 
         try:
-            pools = [[start(each) for _ in range(_COPIES)] for each in _VARIANTS.values()]
-            slow, fast = (start({"layers": layers}) for layers in _DIFFERENT)
+            pools = [[start(each) for _ in range(2 * _PROCESSES)] for each in _VARIANTS.values()]
+            slow, fast = (
+                [start({"layers": layers}) for _ in range(_PROCESSES)] for layers in _DIFFERENT
+            )
             conductor = Conductor(started)
             conductor.warm()
-            yield pools, fast, slow, dict(conductor.run_ms)
+            yield pools, fast, slow, {each.pid: conductor.run_ms[each.name] for each in started}
         finally:
             for process in started:
                 process.kill()

@@ -8,7 +8,7 @@ from typing import Any
 from engine import api
 from engine.records import Settings
 
-RECIPES = ("dynamic_int8", "reduced_precision")
+RECIPES = ("dynamic_int8,aot_inductor", "reduced_precision,aot_inductor")
 
 
 def run() -> dict[str, Any]:

@@ -26,7 +26,7 @@ from engine.records import (
     to_json,
 )
 
-QUICK = Settings(rounds=8, budget_seconds=4.0, waterfall=False)
+QUICK = Settings(rounds=8, budget_seconds=4.0, waterfall=False, processes=1)
 
 
 def study(kind: str = "forward", **workload: Any) -> Study:
@@ -97,9 +97,17 @@ def test_variants_stand_beside_the_baseline_and_failures_do_not_stop_them(tmp_pa
     assert children() <= before
 
 
+def test_each_variant_is_timed_in_several_processes(tmp_path: Path) -> None:
+    settings = Settings(rounds=8, budget_seconds=60.0, waterfall=False, processes=2)
+    found = compare(tmp_path, steps("slow", ms=40.0), settings=settings)
+    assert found.method.startswith("each variant in 2 processes of its own")
+    assert found.variants[1].verdict == "SLOWER"
+    assert found.noise_floor is not None
+
+
 def test_the_waterfall_tells_what_each_step_bought(tmp_path: Path) -> None:
     recipe = Recipe((Step("slow", {"ms": 40.0}), Step("same")))
-    found = compare(tmp_path, recipe, settings=Settings(8, 4.0, None, True))
+    found = compare(tmp_path, recipe, settings=Settings(8, 4.0, None, True, 1))
     base, slow, same = found.waterfall
     assert (base.label, slow.label, same.label) == ("baseline", "slow:ms=40.0", "same")
     assert slow.verdict == "SLOWER"

@@ -56,3 +56,18 @@ def test_no_round_starts_after_the_deadline(start: Start) -> None:
     conductor.warm()
     assert conductor.play(5, until=time.monotonic() - 1) == 0
     assert conductor.samples.rounds == {}
+
+
+def test_copies_take_turns_and_the_shadow_plays_with_the_next(start: Start) -> None:
+    processes = [start("a"), start("b"), start("a")]
+    for each in processes:
+        load(each)
+    conductor = Conductor(processes, shadow=("a again", "a"))
+    conductor.warm()
+    conductor.play(4)
+    samples = conductor.samples
+    assert samples.copies["a"] == {0: 0, 1: 1, 2: 0, 3: 1}
+    assert samples.copies["a again"] == {0: 1, 1: 0, 2: 1, 3: 0}
+    assert samples.copies["b"] == dict.fromkeys(range(4), 0)
+    assert samples.pairs_of_copies("a", "b") == [0, 1, 0, 1]
+    assert sorted(samples.rounds["a again"]) == list(range(4))

@@ -136,3 +136,42 @@ def test_a_paired_difference_is_narrower_than_two_separate_intervals() -> None:
     )
     assert difference[0] < 0.1 < difference[1]
     assert difference[1] - difference[0] < 0.1 * (own[1] - own[0])
+
+
+def test_the_spread_between_processes_is_pooled_from_each_pairs_median() -> None:
+    # Two pairs of processes: 10/10 and 10/8 each in two rounds. Log ratios 0 and 0.223, mean 0.112:
+    # variance (0.112**2 + 0.112**2) / 1 degree of freedom.
+    found = statistics.spread_between_processes(
+        [([10, 10, 10, 10], [10, 8, 10, 8], [0, 1, 0, 1])] * 2
+    )
+    assert found is not None
+    assert found.freedom == 2
+    assert found.deviation == pytest.approx(math.log(10 / 8) / math.sqrt(2))
+    assert statistics.spread_between_processes([([10, 10], [10, 8], [0, 0])]) is None
+
+
+def test_rounds_without_noise_do_not_hide_what_changes_between_processes() -> None:
+    # Three processes of equal programs lie 4 % apart, as their pages happen to: no claim is due.
+    baseline, variant = [10.0] * 30, [9.6, 9.2, 9.6] * 10
+    pairs = [0, 1, 2] * 10
+    assert statistics.verdict(statistics.ratio_interval(baseline, variant)) == "FASTER"
+    spread = statistics.spread_between_processes([(baseline, variant, pairs)])
+    held = statistics.ratio_interval(baseline, variant, spread=spread, pairs=3)
+    # Student's t for 2 degrees of freedom is 4.303: 4.303 * 0.0246 / sqrt(3) = 0.061 either way.
+    assert math.log(held.high / held.median) == pytest.approx(0.061, abs=0.001)
+    assert statistics.verdict(held) == "INCONCLUSIVE"
+
+
+def test_a_bias_that_stays_with_each_process_is_not_called_a_difference() -> None:
+    generator = np.random.default_rng(5)
+    wrong = 0
+    for seed in range(300):
+        series = []
+        for _ in range(2):  # the baseline against itself, and a variant equal to it
+            bias = 0.05 * generator.standard_normal(3)  # 5 %, as was seen of copies of small models
+            own = bias[np.arange(30) % 3] + noise(generator, 30, rho=0.3, spread=0.02)
+            series.append((np.ones(30), np.exp(own), list(np.arange(30) % 3)))
+        spread = statistics.spread_between_processes(series)
+        found = statistics.ratio_interval(*series[1][:2], spread=spread, pairs=3, seed=seed)
+        wrong += statistics.verdict(found) in ("FASTER", "SLOWER")
+    assert wrong <= 9  # 3 %; without the spread it is about half of them

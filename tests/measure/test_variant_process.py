@@ -75,6 +75,7 @@ def test_settings_of_the_shell_are_not_inherited() -> None:
     assert found["TORCHINDUCTOR_CACHE_DIR"] == "/c"
     assert not {"OMP_WAIT_POLICY", "KMP_BLOCKTIME", "MKL_DEBUG_CPU_TYPE"} & found.keys()
     assert "OMP_NUM_THREADS" not in child_environment(None, inherited=given)
+    assert "hugetlb" in found["GLIBC_TUNABLES"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])

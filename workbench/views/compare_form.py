@@ -20,6 +20,12 @@ def button() -> None:
         _dialog(study)
 
 
+PROCESSES = (
+    "Where things lie in memory differs from process to process and stays for its life: several"
+    " tell what is the variant's own."
+)
+
+
 @st.dialog("Compare recipes side by side", width="large", icon=":material/compare_arrows:")
 def _dialog(study: Study) -> None:
     st.caption("One recipe a line; steps parted by commas, parameters by colons.")
@@ -27,11 +33,14 @@ def _dialog(study: Study) -> None:
         "Recipes", "\n".join(_proposed(study)), height=150, key="compare_written",
         placeholder="kv_cache,inference_mode\ndynamic_int8",
     )  # fmt: skip
-    left, middle, right = st.columns(3)
+    left, middle, right, last = st.columns(4)
     rounds = left.number_input("Rounds", 8, 200, 30)
     budget = middle.number_input("Time budget (s)", 10, 3600, 180)
     limit = right.number_input(
         "Evaluation samples", 1, None, None, placeholder="all", help="Fewer are quicker, and said."
+    )
+    processes = last.number_input(
+        "Processes a variant", 1, 10, Settings().processes, help=PROCESSES
     )
     recipes, reason = _read(written or "")
     if reason:
@@ -41,7 +50,9 @@ def _dialog(study: Study) -> None:
         type="primary", icon=":material/play_arrow:", disabled=bool(reason), help=reason or None,
         key="compare_start",
     ):  # fmt: skip
-        settings = Settings(int(rounds), float(budget), int(limit) if limit else None)
+        settings = Settings(
+            int(rounds), float(budget), int(limit) if limit else None, processes=int(processes)
+        )
         title = f"Compare {len(recipes)} recipes of {study.model.name}"
         if jobs.start(
             "compare", title, request=api.request_of(study), recipes=recipes, settings=settings

@@ -14,7 +14,7 @@ from engine.optimize.recipe import ordered, recipe_text, recipe_yaml
 from engine.records import Prediction, Profile, Recipe, Settings, Step
 from workbench import charts, forms, jobs, layout, session
 from workbench.quantities import bytes_text, count_text, digits, ms_text, range_text
-from workbench.views import compare, waterfall
+from workbench.views import compare, compare_form, waterfall
 from workbench.views.suggestions import RISK_COLOURS
 
 _STAGES = {
@@ -120,9 +120,12 @@ def build(profile: Profile) -> None:
             budget = st.number_input(
                 "Time budget (s)", 10, 3600, 120, help="Never below 8 rounds, and said."
             )
+            processes = st.slider(
+                "Processes a variant", 1, 6, Settings().processes, help=compare_form.PROCESSES
+            )
             waterfall = st.toggle("What each step bought", True)
         st.caption(
-            "Each variant runs in a process of its own, turn by turn with the baseline, so that a"
+            "Each variant runs in processes of its own, turn by turn with the baseline, so that a"
             " noisy minute hits both."
         )
         reason = None
@@ -134,7 +137,10 @@ def build(profile: Profile) -> None:
             "Build and measure", type="primary", icon=":material/play_arrow:", width="stretch",
             disabled=not draft.steps, help=reason, key="build_and_measure",
         ):  # fmt: skip
-            settings = Settings(rounds=rounds, budget_seconds=float(budget), waterfall=waterfall)
+            settings = Settings(
+                rounds=rounds, budget_seconds=float(budget), waterfall=waterfall,
+                processes=processes,
+            )  # fmt: skip
             started = jobs.start(
                 "optimize", f"Measure {study.model.name}: {recipe_text(draft)}",
                 request=api.request_of(study), recipe=recipe_text(draft), settings=settings,
