@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import io
 import keyword
+import textwrap
 import tokenize
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -36,9 +37,11 @@ STYLE = """<style>
 .wb-bar .o {background: #6366f1;}
 .wb-bar .p {background: #f59e0b;}
 .wb-bar .b {background: color-mix(in srgb, currentColor 26%, transparent);}
-.wb-note {display: inline-block; margin-left: 1.2rem; padding: 0 .45rem; border-radius: .4rem;
-  font-family: "Source Sans", sans-serif; font-size: .76rem; color: #dc2626;
-  background: color-mix(in srgb, #ef4444 12%, transparent);}
+.wb-note {display: inline-block; margin-right: .6rem; padding: 0 .45rem; border-radius: .4rem;
+  font-family: "Source Sans", sans-serif; font-size: .76rem; line-height: 1.35;
+  color: color-mix(in srgb, #ef4444 75%, currentColor);
+  background: color-mix(in srgb, #ef4444 14%, transparent);}
+.wb-src tr.lens td {padding-top: .35rem;}
 .wb-legend {display: flex; gap: 1.2rem; flex-wrap: wrap; font-size: .8rem; opacity: .85;
   padding: .1rem 0 .4rem;}
 .wb-legend span::before {content: ""; display: inline-block; width: .8rem; height: .6rem;
@@ -60,7 +63,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Row:
-    """One line: its cells before the bar, the bar, what is written, and notes behind it."""
+    """One line: its cells before the bar, the bar, what is written, and notes above it."""
 
     number: int
     text: str
@@ -70,6 +73,11 @@ class Row:
     is_marked: bool = False
     hover: str = ""
     notes: tuple[str, ...] = ()
+
+
+def dedented(lines: Sequence[str]) -> list[str]:
+    """The lines without the indentation that all of them share."""
+    return textwrap.dedent("\n".join(lines)).split("\n")
 
 
 def source(rows: Sequence[Row], *, heads: Sequence[str] = (), with_bar: bool = False) -> str:
@@ -150,12 +158,22 @@ def _row(row: Row, painted: str, *, with_bar: bool) -> str:
         for each in row.cells
     )
     bar = f'<td class="bar">{_bar(row.bar)}</td>' if with_bar else ""
-    notes = "".join(f'<span class="wb-note">◆ {html.escape(each)}</span>' for each in row.notes)
     return (
+        f"{_lens(row, with_bar=with_bar)}"
         f'<tr class="{classes}" style="--heat: {row.heat:.0f}" title="{html.escape(row.hover)}">'
         f'<td class="sign">{sign}</td><td class="n">{row.number}</td>{cells}{bar}'
-        f'<td class="code">{painted}{notes}</td></tr>'
+        f'<td class="code">{painted}</td></tr>'
     )
+
+
+def _lens(row: Row, *, with_bar: bool) -> str:
+    """The notes on a line of their own above it, as far in as the code begins."""
+    if not row.notes:
+        return ""
+    inset = " " * (len(row.text) - len(row.text.lstrip()))
+    notes = "".join(f'<span class="wb-note">◆ {html.escape(each)}</span>' for each in row.notes)
+    before = 2 + len(row.cells) + with_bar
+    return f'<tr class="lens"><td colspan="{before}"></td><td class="code">{inset}{notes}</td></tr>'
 
 
 def _bar(bar: Bar | None) -> str:

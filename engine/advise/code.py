@@ -29,7 +29,7 @@ def with_places(found: Sequence[Suggestion], report: CodeReport | None) -> list[
     for each in report.findings:
         if each.technique:
             by_technique[each.technique].append(each)
-    return [_with_lines(each, by_technique) for each in found]
+    return [_with_breaks(_with_lines(each, by_technique), report) for each in found]
 
 
 def to_change(report: CodeReport | None, offered: Sequence[Suggestion]) -> list[Suggestion]:
@@ -60,6 +60,19 @@ def _with_lines(suggestion: Suggestion, by_technique: dict[str, list[CodeFinding
         suggestion,
         evidence=(*suggestion.evidence, *evidence),
         places=tuple(each.place for each in found[:_PLACES]),
+    )
+
+
+def _with_breaks(suggestion: Suggestion, report: CodeReport) -> Suggestion:
+    cuts = [each for each in report.findings if each.rule == "graph_break"]
+    if not cuts or not any(step.technique == "torch_compile" for step in suggestion.steps):
+        return suggestion
+    told = Evidence("graph breaks that keep the compiler from fusing across them",
+                    float(report.graph_breaks.breaks), "breaks")  # fmt: skip
+    return dataclasses.replace(
+        suggestion,
+        evidence=(*suggestion.evidence, told),
+        places=(*suggestion.places, *(each.place for each in cuts[:_PLACES])),
     )
 
 
@@ -94,4 +107,3 @@ def _suggestion(rule: str, found: list[CodeFinding]) -> Suggestion:
 def _evidence(each: CodeFinding) -> Evidence:
     return Evidence(f"time of a run at {each.place.words}", each.share or 0.0, "share",
                     each.modules)  # fmt: skip
-

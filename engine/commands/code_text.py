@@ -27,10 +27,7 @@ def top_findings_text(found: CodeReport | None) -> str:
     """The costliest findings in a few lines; empty where nothing was found."""
     if found is None or not found.findings:
         return ""
-    rows = [
-        f"  {_share(each)}  {each.place.words}  {each.title}"
-        for each in found.findings[:_TOP]
-    ]
+    rows = [f"  {_share(each)}  {each.place.words}  {each.title}" for each in found.findings[:_TOP]]
     return "\n".join(["in the code (workbench code shows the lines):", *rows])
 
 

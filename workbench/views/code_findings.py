@@ -45,8 +45,10 @@ def show(report: CodeReport) -> None:
 
 def lines_of(place: SourcePlace) -> None:
     """The source around a place, its lines marked."""
+    texts = source_html.dedented([text for _, text, _ in place.lines])
     rows = [
-        source_html.Row(number, text, is_marked=is_meant) for number, text, is_meant in place.lines
+        source_html.Row(number, text, is_marked=is_meant)
+        for (number, _, is_meant), text in zip(place.lines, texts, strict=True)
     ]
     if any(each.text.strip() for each in rows):
         st.html(source_html.source(rows))

@@ -10,7 +10,7 @@ import streamlit as st
 
 from engine.records import CodeFunction, CodeLine, CodeReport
 from workbench import source_html, tables
-from workbench.quantities import bytes_text, count_text, digits, ms_text, percent_text
+from workbench.quantities import bytes_text, digits, ms_text, percent_text
 from workbench.source_html import Bar, Row
 
 _OPEN = 8
@@ -99,16 +99,17 @@ def _function(report: CodeReport, each: CodeFunction, notes: Notes) -> None:
             f"{calls}, {ms_text(each.time_ms)} with all that it calls"
             + (f" · run by {_names(each.modules)}" if each.modules else "")
         )
+        texts = source_html.dedented([line.text for line in each.lines])
         rows = [
-            _row(report, line, tuple(notes.get((each.file, line.number), ())))
-            for line in each.lines
+            _row(report, line, text, tuple(notes.get((each.file, line.number), ())))
+            for line, text in zip(each.lines, texts, strict=True)
         ]
         st.html(source_html.source(rows, heads=_HEADS, with_bar=True))
 
 
-def _row(report: CodeReport, line: CodeLine, notes: tuple[str, ...]) -> Row:
+def _row(report: CodeReport, line: CodeLine, text: str, notes: tuple[str, ...]) -> Row:
     if line.time_ms is None:
-        return Row(line.number, line.text, ("", "", "", ""), notes=notes, is_marked=bool(notes))
+        return Row(line.number, text, ("", "", "", ""), notes=notes, is_marked=bool(notes))
     whole = report.run_ms or line.time_ms or 1.0
     self_ms = line.self_ms or 0.0
     operators = line.operator_ms or 0.0
@@ -119,8 +120,8 @@ def _row(report: CodeReport, line: CodeLine, notes: tuple[str, ...]) -> Row:
         f"{bytes_text(line.moved_bytes)} moved. {', '.join(line.names)}"
     )
     return Row(
-        line.number, line.text,
-        (count_text(line.calls), ms_text(line.time_ms),
+        line.number, text,
+        (f"{line.calls:,.0f}", ms_text(line.time_ms),
          ms_text(line.time_ms / line.calls if line.calls else None), percent_text(share)),
         bar, heat=min(45.0, 110.0 * self_ms / whole) if self_ms / whole > 0.01 else 0.0,
         is_marked=bool(notes), hover=hover, notes=notes,

@@ -31,7 +31,7 @@ def show(found: Sequence[Suggestion]) -> None:
 
 
 def _card(rank: int, each: Suggestion, chosen: set[str]) -> None:
-    with st.container(border=True, key=f"suggestion_{each.rule}"):
+    with st.container(border=True, key=f"suggestion_{_key(each)}"):
         left, right = st.columns([3, 1], gap="medium")
         with left:
             st.markdown(f"#### {rank}. {each.title}")
@@ -89,7 +89,7 @@ def _add_button(each: Suggestion, chosen: set[str]) -> None:
     is_in = all(step.technique in chosen for step in each.steps)
     if st.button(
         "In the recipe" if is_in else "Add to recipe",
-        key=f"add_{each.rule}", type="secondary" if is_in else "primary", disabled=is_in,
+        key=f"add_{_key(each)}", type="secondary" if is_in else "primary", disabled=is_in,
         icon=":material/check:" if is_in else ":material/add:", width="stretch",
         help="It stands in the recipe on the Optimize page." if is_in else None,
     ):  # fmt: skip
@@ -106,6 +106,13 @@ def _code_button(each: Suggestion) -> None:
         help="What each line of it costs.",
     ):  # fmt: skip
         navigation.go("code")
+
+
+def _key(each: Suggestion) -> str:
+    """Two runtimes may stand on the same rule; what is taken together changes with each of them."""
+    if each.rule == "together" or not each.steps:
+        return each.rule
+    return "_".join(step.technique for step in each.steps)
 
 
 def _evidence(found: Sequence[Evidence]) -> None:

@@ -23,6 +23,7 @@ from engine.records import CodeReport, GraphBreaks, Profile, Study, replace
 
 # A short run is timed often enough that one interruption does not decide.
 _TIMING_SECONDS = 0.6
+_WARM_UP_SECONDS = 5.0
 _MAX_ROUNDS = 7
 _TIMED_STEPS = 3
 _RECORDED_STEPS = 2
@@ -149,10 +150,11 @@ def _time_lines(seen: Seen) -> None:
             total.add(found, part.weight)
             phases[part.phase] = phases.get(part.phase, 0.0) + part.weight * found.whole_ns
         rounds.append(total)
-        if time.monotonic() - began > _TIMING_SECONDS:
+        spent = time.monotonic() - began
+        if spent > (_TIMING_SECONDS if len(rounds) > 1 else _WARM_UP_SECONDS):
             break
-    # The first round of several pays for what is only done once.
-    kept = rounds[1:] if len(rounds) > 2 else rounds
+    # The first round pays for what is only done once; a run that is too long has no second.
+    kept = rounds[1:] or rounds
     seen.times = LineTimes()
     for each in kept:
         seen.times.add(each, 1 / len(kept))

@@ -13,7 +13,7 @@ import torch
 from engine.models.opened import OpenedModel
 from engine.profile.execution import run_workload, train_step
 from engine.profile.tracing import longer_prompt, spread_steps
-from engine.program import Program, to_device
+from engine.program import Program, to_device, token_ids
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,7 @@ def parts(opened: OpenedModel, *, steps: int, consecutive: bool) -> Iterator[Par
         steps: how many steps of a generation to take, besides the first token.
         consecutive: the steps follow each other in the middle of the run, instead of standing
             for equal stretches of it. What one step does again that the last one did shows then.
+            A prompt that cannot be made longer leaves only the first steps.
     """
     program, workload = opened.program, opened.workload
     inputs = to_device(opened.inputs, program.context.device)
@@ -109,11 +110,20 @@ def _generation(opened: OpenedModel, inputs: Any, steps: int, consecutive: bool)
     yield Part("prefill", 1.0, lambda: prefill(inputs), inputs, prompt)
     wanted = min(steps, whole)
     at = spread_steps(whole, wanted) if wanted else ()
-    if consecutive:
-        first = max(1, whole // 2 - wanted // 2)
+    can_lengthen = _has_token_ids(inputs)
+    if consecutive or not can_lengthen:
+        first = max(1, whole // 2 - wanted // 2) if can_lengthen else 1
         at = tuple(range(first, first + wanted))
     for index, each in enumerate(at):
-        if index == 0 or not consecutive:
+        if can_lengthen and (index == 0 or not consecutive):
             prefill(longer_prompt(inputs, each - 1))
         tokens = 1 if decoder.keeps_cache else prompt + each
         yield Part("decode", whole / wanted, step, (box["token"], box["state"]), tokens)
+
+
+def _has_token_ids(inputs: Any) -> bool:
+    """Whether the prompt is text: what is heard or seen cannot be made longer by a token."""
+    try:
+        return bool(token_ids(inputs).dim() == 2)
+    except (KeyError, IndexError, AttributeError):
+        return False

@@ -14,8 +14,8 @@ class BuiltInForward(Rule):
 
     title = "Constant tensors built in forward"
     advice = (
-        "Build them once in __init__ for the longest length, keep them with register_buffer(...,"
-        " persistent=False), and slice them in forward."
+        "Build them once in `__init__` for the longest length, keep them with"
+        " `register_buffer(..., persistent=False)`, and slice them in forward."
     )
     theory = (
         "A mask or a table of positions is the same for every input of that size. Building it"
