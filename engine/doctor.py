@@ -9,8 +9,8 @@ import shutil
 import sys
 from dataclasses import dataclass
 
-from engine.profile.machine import this_machine
-from engine.records import Machine
+from engine.profile.machine import calibration_id, this_machine
+from engine.records import Machine, MachineCalibration
 from engine.store import Store, free_bytes
 
 _LOW_DISK_BYTES = 2 * 10**9
@@ -28,7 +28,7 @@ class Package:
 
 @dataclass(frozen=True)
 class Examination:
-    """What was found."""
+    """What was found; `ceilings` are what `calibrate` measured of the processor, if it did."""
 
     machine: Machine
     python: str
@@ -37,6 +37,7 @@ class Examination:
     compiler: str | None
     packages: tuple[Package, ...]
     problems: tuple[str, ...] = ()
+    ceilings: MachineCalibration | None = None
 
     @property
     def missing(self) -> tuple[Package, ...]:
@@ -67,6 +68,7 @@ def examine(store: Store) -> Examination:
         compiler(),
         tuple(_package(*each) for each in _OPTIONAL),
         tuple(problems),
+        store.get("calibration", calibration_id(this_machine(), "cpu"), MachineCalibration),
     )
 
 

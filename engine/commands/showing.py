@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from engine.api import TechniqueInfo
 from engine.commands.arguments import written
+from engine.commands.ceilings_text import ceilings_line
 from engine.commands.quantities import (
     bytes_text,
     count_text,
@@ -15,6 +16,7 @@ from engine.commands.quantities import (
     number_text,
     ratio_text,
 )
+from engine.commands.tables import table as table
 from engine.doctor import Examination
 from engine.models.catalog import SampleCard
 from engine.optimize.recipe import recipe_text
@@ -32,19 +34,6 @@ from engine.records import (
 
 _SHOWN_MODULES = 15
 _SHOWN_OPERATORS = 8
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, right: int = 1) -> str:
-    """Aligned columns; those from `right` on stand to the right."""
-    widths = [max(len(row[index]) for row in [head, *rows]) for index in range(len(head))]
-    lines = []
-    for row in [head, *rows]:
-        cells = [
-            cell.ljust(width) if index < right else cell.rjust(width)
-            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
 
 
 def models_text(cards: Sequence[SampleCard]) -> str:
@@ -100,6 +89,7 @@ def doctor_text(found: Examination) -> str:
         ("memory", bytes_text(machine.memory_bytes)),
         ("GPU", gpus or "none"),
         ("store", f"{found.store} ({bytes_text(found.free_bytes)} free)"),
+        ("ceilings", ceilings_line(found.ceilings)),
         ("compiler", found.compiler or "none: torch_compile and aot_inductor need one (g++)"),
         *((name, version) for name, version in machine.versions.items()),
     ]

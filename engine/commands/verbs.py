@@ -10,6 +10,7 @@ from typing import Any
 from engine import api, client
 from engine.commands import showing
 from engine.commands.arguments import limits, recipes, settings, study_request
+from engine.commands.ceilings_text import calibration_text
 from engine.commands.code_text import code_text, top_findings_text
 from engine.commands.progress import ProgressBar
 from engine.commands.trace_text import trace_text
@@ -110,6 +111,12 @@ def _trace(given: argparse.Namespace, bar: ProgressBar) -> Answer:
     return Answer(to_plain(found), lambda: trace_text(found))
 
 
+def _calibrate(given: argparse.Namespace, bar: ProgressBar) -> Answer:
+    how = {"store": Store(limits=limits(given)), "on_status": bar, "title": "Measure this machine"}
+    found = api.calibrate(given.device, **how)
+    return Answer(to_plain(found), lambda: calibration_text(found))
+
+
 VERBS: dict[str, Callable[[argparse.Namespace, ProgressBar], Answer]] = {
     "models": _models,
     "techniques": _techniques,
@@ -123,6 +130,7 @@ VERBS: dict[str, Callable[[argparse.Namespace, ProgressBar], Answer]] = {
     "export": _export,
     "verify": _verify,
     "trace": _trace,
+    "calibrate": _calibrate,
 }
 
 

@@ -34,7 +34,8 @@ _FORMATS = ("float32", "bfloat16", "float16", "int8", "float64")
 def roof(calibration: MachineCalibration, dtype: str, threads: int | None = None) -> Roof:
     """The ceilings for one number format and thread count.
 
-    Attainable FLOPs for a second at intensity i are min(flops_per_s, i * bytes_per_s).
+    Attainable FLOPs for a second at intensity i are min(flops_per_s, i * bytes_per_s). Where fewer
+    threads were faster (a busy machine), their ceiling counts: it can be had with more as well.
 
     Args:
         calibration: what was measured.
@@ -46,7 +47,7 @@ def roof(calibration: MachineCalibration, dtype: str, threads: int | None = None
         InputError: no product was measured in this format.
     """
     count = _thread_count(calibration, threads)
-    products = [each for each in calibration.matrices if each.threads == count]
+    products = [each for each in calibration.matrices if each.threads <= count]
     own = [each for each in products if each.dtype == dtype]
     if not own:
         known = ", ".join(sorted({each.dtype for each in products})) or "none"
@@ -94,7 +95,7 @@ def roofline(
     """
     threads = _thread_count(calibration, profile.study.workload.threads)
     sums = _sums(profile, operators=operators)
-    known = {each.dtype for each in calibration.matrices if each.threads == threads}
+    known = {each.dtype for each in calibration.matrices if each.threads <= threads}
     roofs: dict[str, Roof] = {}
     dots, left_out = [], 0
     types = {each.name: each.type for each in profile.modules}
@@ -241,7 +242,7 @@ def _matrix_ceiling(rate: MatrixRate) -> Ceiling:
 
 def _bandwidths(calibration: MachineCalibration, threads: int) -> list[Ceiling]:
     """The fastest pattern of each level, from the nearest cache to the memory, which comes last."""
-    rates = [each for each in calibration.bandwidths if each.threads == threads]
+    rates = [each for each in calibration.bandwidths if each.threads <= threads]
     if not any(each.level == "memory" for each in rates):
         raise InputError(
             f"The calibration of {calibration.device_name} holds no memory bandwidth.",
