@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 from engine.errors import ModelError, StepRefused
+from engine.profile.traces.reporting import report
 from engine.records import (
     Artifact,
     Certificate,
@@ -29,6 +31,7 @@ from engine.records import (
     Study,
     StudyRequest,
     Totals,
+    TraceReport,
     VariantResult,
     Workload,
     from_plain,
@@ -110,7 +113,11 @@ def _artifact(path: str, form: str, verdict: Any) -> Artifact:
     return Artifact(path, form, verdict, 1e-6, 40, certificate)
 
 
+def trace(arguments: dict[str, Any], job: Any) -> TraceReport:
+    return report(Path(arguments["path"]), name=arguments["name"], progress=job.progress)
+
+
 WORK = {
-    "profile": profile, "compare": compare, "optimize": optimize, "export": export,
+    "trace": trace, "profile": profile, "compare": compare, "optimize": optimize, "export": export,
     "verify": verify,
 }  # fmt: skip

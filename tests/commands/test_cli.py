@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from engine import cli, client
 from engine.records import Settings
 from engine.store import Store
 from tests.jobs.waiting import until
+from tests.profile.traces.gpu_trace import write_steps
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -72,6 +74,38 @@ def test_compare_gives_the_baseline_first_and_the_keys_that_are_fixed(workbench:
     assert first.keys() >= {
         "name", "verdict", "flops", "peak_tensor_bytes", "peak_process_bytes", "size_bytes",
     }  # fmt: skip
+
+
+def test_a_trace_is_told_as_text_and_as_a_document(workbench: Cli, tmp_path: Path) -> None:
+    path = write_steps(tmp_path / "node0.pt.trace.json", is_old=False)
+    found = document(workbench, "trace", str(path), "--name", "mine")
+    assert found["name"] == "mine"
+    assert found["ranks"][0]["span_ms"] == pytest.approx(2.0)
+    status, out, _ = workbench("trace", str(path))
+    assert status == 0
+    assert "node0.pt.trace.json: read in" in out
+    assert "1. GPU 0 waits for data: In 32 % of the time" in out
+    assert re.search(r"data loading +0\.2\d* ms +20\.0 %", out)
+    assert "GPU 0 Tesla V100: busy 30.0 %" in out
+    assert "not recorded: Call stacks: record with with_stack=True." in out
+
+
+def test_ranks_are_told_by_how_late_they_are(workbench: Cli, tmp_path: Path) -> None:
+    for rank in (0, 1):
+        write_steps(tmp_path / f"{rank}.json", is_old=False, rank=rank, slower=1.0 + rank)
+    status, out, _ = workbench("trace", str(tmp_path))
+    assert status == 0
+    assert "against the median" in out
+    assert "1.30x" in out  # 0.420 ms over 0.3225
+
+
+def test_a_file_that_is_no_trace_is_one_line_and_exit_status_2(
+    workbench: Cli, tmp_path: Path
+) -> None:
+    (tmp_path / "x.json").write_text("{}")
+    status, out, err = workbench("trace", str(tmp_path / "x.json"))
+    assert (status, out) == (2, "")
+    assert err.strip() == "workbench: x.json is no trace of torch.profiler: it has no traceEvents."
 
 
 def test_export_and_verify_give_the_keys_that_are_fixed(workbench: Cli, tmp_path: Path) -> None:

@@ -61,7 +61,11 @@ class _Coded(dict[Any, int]):
         try:
             return np.fromiter(map(self.__getitem__, values), np.int32, length)
         except TypeError:  # a list or an object where the format has a name
-            return np.fromiter((self[str(each)] for each in values), np.int32, length)
+            return np.fromiter((self[_hashable(each)] for each in values), np.int32, length)
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 class _Parts:
@@ -120,6 +124,8 @@ class _Decoder:
         timed = [each for each in events if type(each) is Timed]
         if timed:
             self._add_timed(timed)
+        if len(timed) == len(events):
+            return
         moments = [each for each in events if type(each) is Instant and each.name == "[memory]"]
         if moments:
             self._add_moments(moments)
@@ -135,7 +141,7 @@ class _Decoder:
             numbers(stamp, math.nan), numbers(long, 0.0),
         ))  # fmt: skip
         kinds = [_ARGS.get(todays(each), OperatorArgs) for each in self.categories]
-        for kind in set(kinds):
+        for kind in dict.fromkeys(kinds):
             wanted = np.array([each is kind for each in kinds])
             rows = np.flatnonzero(wanted[categories])
             if len(rows):
@@ -168,8 +174,9 @@ class _Decoder:
                 self.parts.add(name, rows, coded)
             else:
                 kind_of, missing = _NUMBERS[name]
+                limit = 2.0**62 if kind_of is np.int64 else 2.0**31 - 1
                 read = numbers(values, missing)
-                self.parts.add(name, rows, read if kind_of is np.float32 else _whole(read))
+                self.parts.add(name, rows, np.where(np.abs(read) < limit, read, missing))
 
     def _add_moments(self, moments: list[Instant]) -> None:
         args = args_in([each.args for each in moments], MemoryArgs)

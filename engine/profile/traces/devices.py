@@ -134,6 +134,8 @@ def _idle(tree: Tree, device: Device, low: int, high: int, moved: Union) -> tupl
         return ()
     long = (gaps.end - gaps.start).astype(np.float64)
     copied = moved.within(gaps.start, gaps.end)
+    if not len(device.kernels):
+        return _causes({COPY: copied, REST: long - copied})
     starts = columns.start[device.kernels]
     following = np.searchsorted(starts, gaps.end, side="left")
     inside = following < len(starts)
@@ -154,11 +156,15 @@ def _idle(tree: Tree, device: Device, low: int, high: int, moved: Union) -> tupl
     cause[queued] = np.where(long[queued] <= _LAUNCH_US * 1e3, LAUNCH, REST)
     cause[~inside | (call < 0)] = REST
     rest = long - copied
+    names = (WAITING, LAUNCH, SYNCHRONISATION, LOADING, REST)
+    return _causes({**{name: rest[cause == name] for name in names}, COPY: copied})
+
+
+def _causes(gaps: dict[str, Numbers]) -> tuple[IdleCause, ...]:
     found = [
-        IdleCause(name, float(rest[cause == name].sum()) / _NS_PER_MS, int((cause == name).sum()))
-        for name in (WAITING, LAUNCH, SYNCHRONISATION, LOADING, REST)
+        IdleCause(name, float(each.sum()) / _NS_PER_MS, int((each > 0).sum()))
+        for name, each in gaps.items()
     ]
-    found.append(IdleCause(COPY, float(copied.sum()) / _NS_PER_MS, int((copied > 0).sum())))
     return tuple(
         sorted((each for each in found if each.time_ms > 0), key=lambda each: -each.time_ms)
     )

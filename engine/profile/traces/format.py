@@ -12,7 +12,8 @@ from msgspec import Raw
 NONE = Raw(b"")
 _NO_ARGS = Raw(b"{}")
 # What JSON does not know and older profilers wrote; Python's reader takes NaN and Infinity itself.
-_NOT_AVAILABLE = re.compile(r'(?<!")\bN/A\b(?!")')
+_NOT_AVAILABLE = re.compile(rb'(?<!")\bN/A\b(?!")')
+_TRAILING = re.compile(r"trailing characters \(byte (\d+)\)")
 
 
 class Timed(msgspec.Struct, gc=False, tag="X", tag_field="ph"):
@@ -149,11 +150,24 @@ class Malformed(Exception):
     """The text is no JSON, wherever it would end."""
 
 
+class Ended(Exception):
+    """The list ends before the text does.
+
+    Attributes:
+        at: where the rest begins.
+    """
+
+    def __init__(self, at: int) -> None:
+        super().__init__(at)
+        self.at = at
+
+
 def events_in(text: bytes) -> list[Any]:
     """The events of a JSON list; those that nobody reads are objects of other types.
 
     Raises:
-        CutShort: the list does not end where the text does.
+        CutShort: the text ends inside the list.
+        Ended: the list ends inside the text.
         Malformed: it is no list.
     """
     try:
@@ -161,8 +175,7 @@ def events_in(text: bytes) -> list[Any]:
     except msgspec.ValidationError:
         return [_event(each) for each in _any_list(text)]
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        if "truncated" in str(error):
-            raise CutShort from error
+        _raise_for_end(error)
         return [_event(each) for each in _any_list(text)]
 
 
@@ -193,17 +206,34 @@ def _any_list(text: bytes) -> list[Any]:
     try:
         return _LOOSE.decode(text)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        if "truncated" in str(error):
-            raise CutShort from error
+        _raise_for_end(error)
+    # As long as what it stands for, so that places stay.
+    readable = _NOT_AVAILABLE.sub(b"NaN", text)
     try:
-        readable = _NOT_AVAILABLE.sub("null", text.decode(errors="replace"))
-        found = json.loads(readable, strict=False)
-    except (ValueError, RecursionError) as error:
-        at = getattr(error, "pos", 0)
-        if at >= len(text) - 2:
+        found = json.loads(readable.decode(errors="replace"), strict=False)
+    except json.JSONDecodeError as error:
+        if error.msg.startswith("Extra data"):
+            raise Ended(_list_end(readable)) from error
+        if error.msg.startswith("Unterminated") or error.pos >= len(error.doc) - 2:
             raise CutShort from error
         raise Malformed(str(error)) from error
+    except (ValueError, RecursionError) as error:
+        raise Malformed(str(error)) from error
     return found if isinstance(found, list) else []
+
+
+def _raise_for_end(error: Exception) -> None:
+    """Raises what msgspec says of the list's end; other errors are for a more patient reader."""
+    if "truncated" in str(error):
+        raise CutShort from error
+    if found := _TRAILING.search(str(error)):
+        raise Ended(int(found[1]) - 1) from error  # it counts from 1
+
+
+def _list_end(text: bytes) -> int:
+    shown = text.decode(errors="surrogateescape")
+    _, end = json.JSONDecoder(strict=False).raw_decode(shown)
+    return len(shown[:end].encode(errors="surrogateescape"))
 
 
 def _event(value: Any) -> Any:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from engine.profile.traces.categories import uses_tensor_cores
 from engine.profile.traces.columns import ON_DEVICE, Columns, Ints
 from engine.profile.traces.intervals import Numbers, grouped, summed
-from engine.profile.traces.tree import Tree, accumulated
+from engine.profile.traces.tree import Tree, accumulated, takes_time
 from engine.records.traces import TraceOperator
 
 FOLDED = "(smaller rows)"
@@ -152,8 +152,8 @@ class _Sums:
 def _takes_time(tree: Tree) -> NDArray[np.bool_]:
     """Rows whose time is not their caller's own: what `Tree.caller` can name."""
     columns = tree.columns
-    is_call: NDArray[np.bool_] = columns.of("cpu_op", "python", "data_loading") & (tree.kind == "")
-    return is_call | tree.is_module
+    unmarked: NDArray[np.bool_] = tree.kind == ""
+    return (takes_time(columns) & unmarked) | tree.is_module
 
 
 def _is_repeated(tree: Tree) -> NDArray[np.bool_]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from engine.errors import InputError
-from engine.profile.traces.format import CutShort, Head, Malformed, events_in, head_in
+from engine.profile.traces.format import CutShort, Ended, Head, Malformed, events_in, head_in
 
 # What fits the processor's cache decodes twice as fast as eight times more.
 _STRETCH = 1 << 20
@@ -49,6 +49,9 @@ class TraceText:
                 yield from self._stretches(file)
         except (CutShort, EOFError, zlib.error) as error:
             raise InputError(f"{self.path.name} is cut short.", hint="Copy it again.") from error
+        except Ended as error:
+            detail = "something follows the list of its events"
+            raise InputError(f"{self.path.name} {_FOREIGN}: {detail}.") from error
         except Malformed as error:
             detail = str(error).splitlines()[0]
             raise InputError(f"{self.path.name} {_FOREIGN}: {detail}.") from error
@@ -64,13 +67,15 @@ class TraceText:
             for cut in _cuts(text):
                 try:
                     events = events_in(b"[" + text[: cut + 1] + b"]")
-                except CutShort:
-                    continue  # that comma lies inside an event
+                except (CutShort, Ended):
+                    continue  # that comma lies inside an event, or behind them all
                 yield events
                 rest = text[cut + 1 :].lstrip(_SPACE)[1:]
                 break
             else:
                 rest = text
+                if len(rest) > _MAX_HEAD:
+                    raise Malformed("one event takes more than 64 MiB")
         yield self._last(rest, before or b"", is_list=is_list)
 
     def _head(self, file: BinaryIO) -> tuple[bytes | None, bytes]:
@@ -110,22 +115,13 @@ class TraceText:
             text = rest.strip()
             # The format lets a bare list go without its end.
             return events_in(b"[" + (text if text.endswith(b"]") else text.rstrip(b",") + b"]"))
-        end = len(rest)
-        for _ in range(_TRIES):
-            end = rest.rfind(b"]", 0, end)
-            if end < 0:
-                break
-            after = rest[end + 1 :]
-            if after.lstrip()[:1] not in (b",", b"}"):
-                continue
-            try:
-                events = events_in(b"[" + rest[: end + 1])
-            except (CutShort, Malformed):
-                continue
-            if not after.rstrip().endswith(b"}"):
-                break
-            self.head = head_in(before + b'"traceEvents":[]' + after)
-            return events
+        try:
+            events_in(b"[" + rest)
+        except Ended as ended:
+            events, after = events_in(b"[" + rest[: ended.at - 1]), rest[ended.at - 1 :]
+            if after.rstrip().endswith(b"}"):
+                self.head = head_in(before + b'"traceEvents":[]' + after)
+                return events
         raise CutShort
 
 

@@ -16,7 +16,7 @@ _NS_PER_MS = 1e6
 
 def median_run(columns: Columns) -> Columns:
     """The run of median length where there are several: one that was disturbed is left aside."""
-    runs = np.flatnonzero(columns.named(RUN))
+    runs = np.flatnonzero(columns.named(RUN) & (columns.end > columns.start))
     if len(runs) < 2:
         return columns
     long = columns.end[runs] - columns.start[runs]

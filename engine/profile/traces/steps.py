@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,17 +32,18 @@ class Parts:
     names: tuple[str, ...]
     taken: tuple[Union, ...]
 
-    def shares(self, low: int, high: int, *, scale: float = 1.0) -> tuple[TimeShare, ...]:
-        """The parts of a stretch of time; they add up to it."""
-        found, before = [], 0.0
-        for name, union in zip(self.names, self.taken, strict=True):
-            covered = float(union.within(low, high))
-            if covered > before:
-                found.append(TimeShare(name, (covered - before) * scale / _NS_PER_MS))
-                before = covered
-        if high - low > before:
-            found.append(TimeShare(OTHER, (high - low - before) * scale / _NS_PER_MS))
-        return tuple(found)
+    def shares(self, bounds: Sequence[tuple[int, int]]) -> list[tuple[TimeShare, ...]]:
+        """The parts of each stretch of time; they add up to it."""
+        low, high = np.array(bounds, dtype=np.int64).reshape(-1, 2).T
+        covered = [np.zeros(len(low)), *(each.within(low, high) for each in self.taken)]
+        covered.append((high - low).astype(np.float64))
+        # What several parts cover is rounded nowhere: differences of whole nanoseconds.
+        spent = np.maximum(0.0, np.diff(np.stack(covered), axis=0)) / _NS_PER_MS
+        names = (*self.names, OTHER)
+        return [
+            tuple(TimeShare(name, each) for name, each in zip(names, column, strict=True) if each)
+            for column in spent.T.tolist()
+        ]
 
 
 @dataclass(frozen=True)
@@ -92,12 +94,13 @@ def steps_of(tree: Tree) -> Steps:
         names = ("run",) if len(runs) else ("",)
         if len(runs):
             return Steps(names, tuple(bounds), False)
-    reached, launched = _on_device(tree, bounds)
-    if not any(launched):
+    rows, step = _launched(tree, bounds)
+    if not len(rows):
         return Steps(names, tuple(bounds), len(marks) > 0)
-    ended = [int(columns.end[rows].max(initial=0)) for rows in reached]
-    bounds = _stretched(bounds, ended, _begin(tree, bounds, reached))
-    kept = _whole_steps(launched)
+    ended = np.zeros(len(bounds), dtype=np.int64)
+    np.maximum.at(ended, step, columns.end[rows])
+    bounds = _stretched(bounds, ended.tolist(), _begin(tree, bounds[0][0], rows, step))
+    kept = _whole_steps(np.bincount(step, minlength=len(bounds)).tolist())
     return Steps(names[:kept], tuple(bounds[:kept]), len(marks) > 0)
 
 
@@ -131,9 +134,10 @@ def step_records(steps: Steps, parts: Parts) -> tuple[TraceStep, ...]:
     """Each marked step with its shares."""
     if not steps.are_marked:
         return ()
+    shares = parts.shares(steps.bounds)
     return tuple(
-        TraceStep(name, low / _NS_PER_MS, (high - low) / _NS_PER_MS, parts.shares(low, high))
-        for name, (low, high) in zip(steps.names, steps.bounds, strict=True)
+        TraceStep(name, low / _NS_PER_MS, (high - low) / _NS_PER_MS, each)
+        for name, (low, high), each in zip(steps.names, steps.bounds, shares, strict=True)
     )
 
 
@@ -142,8 +146,8 @@ def mean_shares(
 ) -> tuple[TimeShare, ...]:
     """The shares of the mean step; they add up to its length, or to the one that is given."""
     total: dict[str, float] = {}
-    for low, high in steps.bounds:
-        for each in parts.shares(low, high):
+    for shares in parts.shares(steps.bounds):
+        for each in shares:
             total[each.name] = total.get(each.name, 0.0) + each.time_ms
     order = [*parts.names, OTHER]
     count = float(len(steps.bounds))
@@ -156,25 +160,27 @@ def _is_span(tree: Tree) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
     return tree.columns.of("trace")
 
 
-def _on_device(tree: Tree, bounds: list[tuple[int, int]]) -> tuple[list[Ints], list[int]]:
-    """The rows of devices that calls inside each step launched, and how many they are."""
+def _launched(tree: Tree, bounds: list[tuple[int, int]]) -> tuple[Ints, Ints]:
+    """The rows of devices whose launching call lies inside a step, and which step that is."""
     columns = tree.columns
     rows = np.flatnonzero(columns.of(*ON_DEVICE) & (tree.launcher >= 0))
     calls = tree.launcher[rows]
-    begun, ended = columns.start[calls], columns.end[calls]
-    found = [rows[(begun >= low) & (ended <= high)] for low, high in bounds]
-    return found, [len(each) for each in found]
+    low, high = np.array(bounds, dtype=np.int64).T
+    step = np.searchsorted(low, columns.start[calls], side="right") - 1
+    inside = (step >= 0) & (columns.end[calls] <= high[np.maximum(step, 0)])
+    return rows[inside], step[inside]
 
 
-def _begin(tree: Tree, bounds: list[tuple[int, int]], reached: list[Ints]) -> int:
+def _begin(tree: Tree, low: int, rows: Ints, step: Ints) -> int:
     """Where the first step begins: what was launched before it may still be running."""
-    columns, low = tree.columns, bounds[0][0]
-    if not len(reached[0]):
+    columns = tree.columns
+    mine = rows[step == 0]
+    if not len(mine):
         return low
-    first = columns.start[reached[0]].min()
-    others = np.setdiff1d(np.flatnonzero(columns.of(*ON_DEVICE)), np.concatenate(reached))
+    others = columns.of(*ON_DEVICE)
+    others[rows] = False
     ended = columns.end[others]
-    return max(low, int(ended[ended < first].max(initial=low)))
+    return max(low, int(ended[ended < columns.start[mine].min()].max(initial=low)))
 
 
 def _stretched(

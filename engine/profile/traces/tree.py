@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.profile.traces.categories import DATA_LOADING
+from engine.profile.traces.categories import DATA_LOADING, asks_for_communication
 from engine.profile.traces.columns import ON_DEVICE, Columns, Ints
 from engine.profile.traces.intervals import grouped
 from engine.profile.traces.nesting import inherited, nearest, parents
@@ -74,7 +74,7 @@ def build_tree(columns: Columns) -> Tree:
     marked = kind != ""
     is_device = columns.of(*ON_DEVICE, "gpu_user_annotation")
     around = columns.named(*_AROUND)
-    is_call = columns.of("cpu_op", "python", DATA_LOADING) & ~marked
+    is_call = takes_time(columns) & ~marked
     is_operator = columns.of("cpu_op") & ~marked & ~around
     called = columns.of("python_function") & columns.named(_CALLED)
     # Our own marks carry dotted names; where they are, the call stack tells nothing more.
@@ -95,6 +95,13 @@ def build_tree(columns: Columns) -> Tree:
         columns, kind, is_operator, is_module, is_device, parent, levels, caller, launcher,
         operator, modules, module, called_module, phases, phase,
     )  # fmt: skip
+
+
+def takes_time(columns: Columns) -> Flags:
+    """Rows whose time is not their caller's own; marks of ours are among them."""
+    asked = np.array([asks_for_communication(each) for each in columns.names])[columns.name]
+    called: Flags = columns.of("cpu_op", "python", DATA_LOADING)
+    return called | (asked & columns.of("user_annotation"))
 
 
 def accumulated(values: NDArray[np.float64], tree: Tree) -> NDArray[np.float64]:
