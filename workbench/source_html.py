@@ -86,7 +86,7 @@ def source(rows: Sequence[Row], *, heads: Sequence[str] = (), with_bar: bool = F
     head = ""
     if heads:
         cells = "".join(f"<th>{html.escape(each)}</th>" for each in heads)
-        bar = '<th class="bar">share of the run</th>' if with_bar else ""
+        bar = '<th class="bar">of the run</th>' if with_bar else ""
         head = f'<tr><th></th><th>line</th>{cells}{bar}<th class="code">source</th></tr>'
     body = "".join(
         _row(each, line, with_bar=with_bar) for each, line in zip(rows, painted, strict=True)

@@ -47,15 +47,23 @@ def figures(report: CodeReport) -> None:
     """What was found, the costliest finding and line, graph breaks."""
     found = [each for each in report.findings if each.origin == "own" or not report.has_own_code]
     levels = [each.severity for each in found]
-    words = ", ".join(
-        f"{levels.count(level)} {level}" for level in ("high", "medium", "low") if level in levels
-    )
+    counts = [
+        f"{levels.count(each)} {each}" for each in ("high", "medium", "low") if each in levels
+    ]
     file, line = _hottest(report)
-    row = [Figure("Findings", str(len(found)), words or "nothing to tell")]
+    row = [
+        Figure(
+            "Findings",
+            str(len(found)),
+            counts[0] if counts else "nothing to tell",
+            help=f"By what is at stake: {', '.join(counts)}." if counts else None,
+        )
+    ]
     costliest = next((each for each in found if each.share is not None), None)
     if costliest is not None:
         row.append(
-            Figure("Costliest finding", percent_text(costliest.share), costliest.place.words,
+            Figure("Costliest finding", percent_text(costliest.share),
+                   f"{PurePath(costliest.place.file).name}:{min(costliest.place.marked or (1,))}",
                    help=f"{costliest.title}: at most this share of a run can be won.")
         )  # fmt: skip
     if line is not None and report.run_ms:

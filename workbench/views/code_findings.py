@@ -13,6 +13,7 @@ from workbench.quantities import bytes_text, count_text, digits, ms_text, percen
 
 _COLOURS = {"high": "red", "medium": "orange", "low": "gray"}
 _MODULES = 3
+_SMALL = 0.01
 
 
 def show(report: CodeReport) -> None:
@@ -30,8 +31,10 @@ def show(report: CodeReport) -> None:
     if own:
         shown = _filtered(own)
         st.caption(f"{len(shown)} of {len(own)} findings, the costliest first.")
-        for index, each in enumerate(shown):
+        large = [each for each in shown if not _is_small(each)]
+        for index, each in enumerate(large):
             _card(each, f"own_{index}")
+        _folded([each for each in shown if _is_small(each)])
     if library:
         label = f"In the library's code ({len(library)})"
         with st.expander(label, icon=":material/library_books:", expanded=not own):
@@ -54,6 +57,19 @@ def lines_of(place: SourcePlace) -> None:
         st.html(source_html.source(rows))
     else:
         st.caption(f"The source of {place.words} is not on this machine.")
+
+
+def _is_small(each: CodeFinding) -> bool:
+    return each.severity == "low" and each.share is not None and each.share < _SMALL
+
+
+def _folded(found: Sequence[CodeFinding]) -> None:
+    if found:
+        with st.expander(
+            f"Below 1 % of the run each ({len(found)})", icon=":material/unfold_more:"
+        ):
+            for index, each in enumerate(found):
+                _card(each, f"small_{index}")
 
 
 def _filtered(found: Sequence[CodeFinding]) -> list[CodeFinding]:
@@ -87,11 +103,12 @@ def _card(each: CodeFinding, key: str) -> None:
             st.markdown(f"{each.words} :gray[{where}{_modules(each.modules)}]")
         with right:
             st.metric(
-                "Time on these lines" if each.time_ms is not None else "Cost",
+                "Time at stake",
                 percent_text(each.share) if each.share is not None else "not timed",
                 ms_text(each.time_ms) + " a run" if each.time_ms is not None else None,
                 delta_color="off", delta_arrow="off",
-                help="At most this much can be won; lines of two findings may be the same ones.",
+                help="What the run spends on these lines (for gradients: what the same calls save"
+                " without them). At most this much can be won; findings may share lines.",
             )  # fmt: skip
         lines_of(each.place)
         with st.container(horizontal=True, vertical_alignment="center"):

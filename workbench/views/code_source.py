@@ -14,7 +14,7 @@ from workbench.quantities import bytes_text, digits, ms_text, percent_text
 from workbench.source_html import Bar, Row
 
 _OPEN = 8
-_LEGEND = {"operators on this line": "#6366f1", "Python on this line": "#f59e0b",
+_LEGEND = {"operators on this line": "#6366f1", "Python and dispatch on this line": "#f59e0b",
            "lines that it calls": "#94a3b8"}  # fmt: skip
 _WHOLE = {"on this line": "#f59e0b", "lines that it calls": "#94a3b8"}
 Notes = dict[tuple[str, int], list[str]]

@@ -26,6 +26,8 @@ _TIMING_SECONDS = 0.6
 _WARM_UP_SECONDS = 5.0
 _MAX_ROUNDS = 7
 _TIMED_STEPS = 3
+# Of a slow generation one step must do: each that is timed needs its prefix first.
+_SLOW_MS = 10_000.0
 _RECORDED_STEPS = 2
 _GRADIENT_ROUNDS = 7
 _GRADIENT_SECONDS = 0.5
@@ -65,6 +67,11 @@ def analyse_code(
         notes.append(
             "No code of your own runs in this workload: what is shown lies in the library that the"
             " model comes from."
+        )
+    if opened.program.context.device != "cpu":
+        notes.append(
+            "Each line waited for the device while lines were timed, so that a line shows the work"
+            " that it starts; in a run of its own that work overlaps with Python."
         )
     if listed and not any(line.text for each in listed for line in each.lines):
         notes.append("The source of this code is not on this machine: lines have numbers only.")
@@ -138,13 +145,15 @@ def _time_lines(seen: Seen) -> None:
     def wanted(code: CodeType) -> bool:
         return seen.origins.of_code(code) == seen.shown
 
+    latency = seen.profile.latency_ms if seen.profile else None
+    steps = 1 if latency and latency.median > _SLOW_MS else _TIMED_STEPS
     timer = LineTimer(wanted, wait)
     rounds: list[LineTimes] = []
     phases: dict[str, float] = {}
     began = time.monotonic()
     while len(rounds) < _MAX_ROUNDS:
         total = LineTimes()
-        for part in parts(seen.opened, steps=_TIMED_STEPS, consecutive=False):
+        for part in parts(seen.opened, steps=steps, consecutive=False):
             with timer.timed() as found:
                 part.call()
             total.add(found, part.weight)
@@ -158,7 +167,6 @@ def _time_lines(seen: Seen) -> None:
     seen.times = LineTimes()
     for each in kept:
         seen.times.add(each, 1 / len(kept))
-    latency = seen.profile.latency_ms if seen.profile else None
     whole = seen.times.whole_ns
     seen.run_ms = latency.median if latency else whole / 1e6
     seen.scale = seen.run_ms / whole if whole else 0.0

@@ -52,8 +52,8 @@ class Origins:
         return self.of_file(code.co_filename)
 
     def of_module(self, module: nn.Module) -> Whose:
-        """Whose class a module is of, by the file of its forward."""
-        forward = inspect.unwrap(type(module).forward)
+        """Whose forward a module has: its class's, or one that was put on it."""
+        forward = inspect.unwrap(getattr(module.forward, "__func__", module.forward))
         code = getattr(forward, "__code__", None)
         return self.of_code(code) if code is not None else "machinery"
 

@@ -137,6 +137,14 @@ class _Recorder:
         )  # fmt: skip
         self._trace(node, func, given, made)
         self.seen.nodes.append(node)
+        if fetched := _fetch(node, given):
+            shape, device = tuple(given[0].shape), given[0].device.type
+            self.seen.apis.append(
+                ApiCall(
+                    fetched, site, own, node.module, node.phase, node.weight, shape, device,
+                    node.activation, seconds,
+                )
+            )  # fmt: skip
 
     def _trace(self, node: Node, func: Any, given: list[Tensor], made: list[Tensor]) -> None:
         values = self.values
@@ -217,6 +225,17 @@ class _Functions(TorchFunctionMode):
             recorder.api = outer
             if name in WATCHED and not outer:
                 recorder.called(name, args, perf_counter() - began, sys._getframe(1))
+
+
+def _fetch(node: Node, given: list[Tensor]) -> str:
+    """What an operator fetches to Python without being asked by name; empty where nothing."""
+    if node.api in WATCHED or not given:
+        return ""
+    if node.op == "aten::index" and any(each.dtype == torch.bool for each in given[1:]):
+        return "mask"
+    if node.op == "aten::_to_copy" and "cpu" in (node.device, node.came[1]):
+        return "move" if node.device != node.came[1] else ""
+    return {"aten::_local_scalar_dense": "value", "aten::nonzero": "positions"}.get(node.op, "")
 
 
 def _storage(tensor: Tensor) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -122,11 +123,15 @@ class Seen:
     def operator_ms(self, node: Node) -> float:
         """What one call of the operator took, by the profile's trace.
 
-        The trace has the self time of each operator of each module and phase. An operator that it
-        does not know counts with the time of this call in the recorded run.
+        The trace has the self time of each operator of each module and phase. Operators that only
+        call others (aten::linear calls aten::addmm) are no nodes: their time is shared out among
+        those of their module. An operator that the trace does not know counts with the time of
+        this call in the recorded run.
         """
         traced = self._traced.get((node.op, node.module, node.phase))
-        return self._trace_scale * traced if traced is not None else 1e3 * node.seconds
+        if traced is None:
+            return 1e3 * node.seconds
+        return self._trace_scale * self._around.get((node.module, node.phase), 1.0) * traced
 
     def by_function(self, nodes: Iterable[Node]) -> dict[tuple[str, int], list[Node]]:
         """Operators by the function that their line stands in: file and its first line."""
@@ -186,7 +191,8 @@ class Seen:
 
     def root_forward(self) -> Site | None:
         """The first line of the model's own forward."""
-        code = getattr(type(self.opened.program.module).forward, "__code__", None)
+        forward = inspect.unwrap(type(self.opened.program.module).forward)
+        code = getattr(forward, "__code__", None)
         return Site(code.co_filename, code.co_firstlineno, code) if code else None
 
     @cached_property
@@ -200,6 +206,19 @@ class Seen:
                 time_ms, calls = spent.get(key, (0.0, 0))
                 spent[key] = (time_ms + each.self_time_ms, calls + each.calls)
         return {key: time_ms / calls for key, (time_ms, calls) in spent.items()}
+
+    @cached_property
+    def _around(self) -> dict[tuple[str, str], float]:
+        """For each module and phase, all operators' time over that of those that are nodes."""
+        nodes = {(each.op, each.module, each.phase) for each in self.recording.nodes}
+        every: dict[tuple[str, str], float] = defaultdict(float)
+        known: dict[tuple[str, str], float] = defaultdict(float)
+        for each in self.profile.operators if self.profile else ():
+            key = (each.module, each.phase)
+            every[key] += each.self_time_ms or 0.0
+            if (each.name, *key) in nodes:
+                known[key] += each.self_time_ms or 0.0
+        return {key: every[key] / known[key] for key in known if known[key] > 0}
 
     @cached_property
     def _trace_scale(self) -> float:

@@ -86,6 +86,10 @@ class Sources:
         all_lines = self.lines(file)
         first = max(1, lines[0] - _CONTEXT)
         last = min(len(all_lines) or lines[-1], lines[-1] + _CONTEXT, first + _MAX_SHOWN)
+        while first < lines[0] and not "".join(all_lines[first - 1 : first]).strip():
+            first += 1
+        while last > lines[-1] and not "".join(all_lines[last - 1 : last]).strip():
+            last -= 1
         text = "\n".join(all_lines[first - 1 : last])
         return SourcePlace(file, first, max(first, last), text, tuple(lines))
 

@@ -42,6 +42,17 @@ class Prints(nn.Module):
         return x + len(text) * 0
 
 
+class PicksByMask(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        kept = x[x > 0]
+        return kept.sum() + x
+
+
+class WeighsByMask(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return (x * (x > 0)).sum() + x
+
+
 class LoopsOverTime(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         pieces = []
@@ -326,6 +337,7 @@ CASES: list[tuple[str, type[nn.Module], str, tuple[type[nn.Module], ...]]] = [
     ("host_sync", Fetches, ".item()", (StaysOnDevice,)),
     ("host_sync", Branches, "if x.sum() > 0", (Chooses,)),
     ("host_sync", Prints, "x.mean()", (StaysOnDevice,)),
+    ("host_sync", PicksByMask, "x[x > 0]", (WeighsByMask,)),
     ("python_loop", LoopsOverTime, "torch.tanh(step)", (AllAtOnce, LoopsOverLayers)),
     ("repeated_computation", Repeats, "second = torch.sin(x)", (Reuses, ChangesBetween)),
     ("built_in_forward", BuildsMask, "torch.tril(torch.ones", (KeepsMask, AllAtOnce)),

@@ -22,6 +22,8 @@ class BuiltInForward(Rule):
         " costs its operators in every call, on a GPU also the launch of each."
     )
 
+    smallest_share = 0.001
+
     def find(self, seen: Seen) -> Iterator[Found]:
         """Operators that neither inputs nor weights went into."""
         nodes = [

@@ -24,6 +24,8 @@ class GrowingCat(Rule):
         " rows. Its shape changes with every step, so compilers start again."
     )
 
+    smallest_share = 0.001
+
     def find(self, seen: Seen) -> Iterator[Found]:
         """A cat that takes what a shorter cat of the same line made."""
         nodes = [each for each in seen.nodes() if _grows(seen, each)]

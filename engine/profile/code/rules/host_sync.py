@@ -18,7 +18,8 @@ _WORDS = {
     "__repr__": "print(tensor)", "__format__": "a tensor in a text", "__array__": "numpy(tensor)",
     "nonzero": "torch.nonzero", "unique": "torch.unique", "masked_select": "masked_select",
     "argwhere": "torch.argwhere", "__contains__": "in tensor", "equal": "torch.equal",
-    "allclose": "torch.allclose",
+    "allclose": "torch.allclose", "mask": "an index by a mask", "move": "a copy to another device",
+    "value": "a size that is a tensor", "positions": "torch.where without values",
 }  # fmt: skip
 _READ = {"item", "tolist", "numpy", "cpu", "nonzero"}
 

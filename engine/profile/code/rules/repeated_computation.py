@@ -21,6 +21,8 @@ class RepeatedComputation(Rule):
         " call of this run, so its result was there already."
     )
 
+    smallest_share = 0.001
+
     def find(self, seen: Seen) -> Iterator[Found]:
         """Operators on values that were seen before."""
         nodes = [each for each in seen.nodes() if each.repeats >= 0 and each.varies]
