@@ -19,6 +19,7 @@ _PIECE = 1 << 22  # elements that are looked at together, in float32
 _ROUNDED = 1 << 23  # elements that rounding is tried on: rows evenly spread over the tensor
 _WORTH = 2.0
 _SAFE = 0.02
+_HARMLESS = 0.005
 
 
 @dataclass
@@ -114,8 +115,8 @@ def rounding_error(rows: Tensor) -> RoundingError | None:
 
 def _advice(tensor: float, channel: float, group: float) -> str:
     words = []
-    if tensor > _WORTH * channel:
-        words.append(f"int8 wants a scale for each channel ({tensor / channel:.1f}x less error)")
+    if tensor > max(_WORTH * channel, _HARMLESS):
+        words.append(f"int8 wants a scale for each channel ({tensor:.1%} error with one for all)")
     elif channel < _SAFE:
         words.append("int8 is safe with one scale")
     if channel >= _SAFE:

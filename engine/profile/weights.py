@@ -6,43 +6,17 @@ import dataclasses
 import hashlib
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from engine.optimize.quantize.int8_linear import uses_conv1d_layout
+from engine.profile.held_tensors import Held, has_storage, held_tensors, identity, plain
 from engine.profile.weight_rank import matrix_rank, seconds_of_rank
 from engine.profile.weight_statistics import OUTLIER_SIGMAS, as_rows, look_at, rounding_error
-from engine.program import held_bytes
 from engine.records import TensorGroup, TensorStatistics, WeightRank, WeightStatistics, replace
 
 RANK_SECONDS = 30.0
-_LARGEST_SPARSE = 1 << 26
-_NO_WEIGHTS = "no weights are here, only shapes"
-
-
-@dataclass(frozen=True)
-class Held:
-    """One tensor of a model, with where it belongs; None where it cannot be looked into."""
-
-    name: str
-    module: str
-    module_type: str
-    kind: Literal["parameter", "buffer", "packed"]
-    tensor: Tensor | None
-    is_transposed: bool = False
-    dtype: str = ""
-    size_bytes: int = 0
-    skipped: str = ""
-    unpack: Callable[[], Tensor] | None = None
-
-    @property
-    def values(self) -> Tensor | None:
-        """The tensor, unpacked where it is packed; a packed one is made anew by each look."""
-        return self.unpack() if self.unpack is not None else self.tensor
 
 
 def weight_statistics(
@@ -78,7 +52,7 @@ def weight_statistics(
         for each in held:
             progress(done / total, f"Looking at {each.name}")
             done += each.size_bytes
-            key = _identity(each)
+            key = identity(each)
             if key is not None and key in seen:
                 repeated.add(len(rows))
                 row = dataclasses.replace(
@@ -104,7 +78,7 @@ def weight_statistics(
         model=model,
         tensors=tuple(rows),
         groups=(*tied, *duplicated),
-        held_bytes=sum(held_bytes(module).values()),
+        held_bytes=_held_bytes(held),
         duplicated_bytes=sum(each.size_bytes * (len(each.names) - 1) for each in duplicated),
         elements=sum(each.elements for each in once),
         zero_share=sum(each.zeros or 0 for each in looked_at) / elements if elements else None,
@@ -114,61 +88,6 @@ def weight_statistics(
         and all(each.tensor is not None and each.tensor.is_meta for each in held),
         warnings=clock.warnings(),
     )
-
-
-def held_tensors(module: nn.Module) -> Iterator[Held]:
-    """Parameters, buffers and packed weights under every name that they have, in order."""
-    for path, owner in module.named_modules():
-        kind = type(owner).__name__
-        is_transposed = uses_conv1d_layout(owner)
-        for name, parameter in owner._parameters.items():
-            if parameter is not None:
-                yield _held(path, name, kind, "parameter", parameter, is_transposed)
-        for name, buffer in owner._buffers.items():
-            if buffer is not None:
-                yield _held(path, name, kind, "buffer", buffer, False)
-        yield from _packed(path, owner)
-
-
-def _held(
-    path: str,
-    name: str,
-    module_type: str,
-    kind: Literal["parameter", "buffer"],
-    tensor: Tensor,
-    is_transposed: bool,
-) -> Held:
-    return Held(
-        f"{path}.{name}" if path else name, path, module_type, kind, tensor, is_transposed,
-        str(tensor.dtype).removeprefix("torch."), _bytes_of(tensor),
-    )  # fmt: skip
-
-
-def _packed(path: str, owner: nn.Module) -> Iterator[Held]:
-    """The weights of a module that keeps them outside of tensors, where they can be unpacked."""
-    sizes: dict[str, int] = getattr(owner, "packed_bytes", {})
-    name = f"{path}.weight" if path else "weight"
-    kind = type(owner).__name__
-    if sizes and hasattr(owner, "plain_weights"):
-        size = sum(sizes.values())
-        yield Held(name, path, kind, "packed", None, False, "int8", size, "", _unpacking(owner))
-    elif sizes:
-        dtype = max(sizes, key=lambda each: sizes[each])
-        why = f"packed by {kind}, which cannot unpack it"
-        yield Held(name, path, kind, "packed", None, False, dtype, sum(sizes.values()), why)
-    elif hasattr(owner, "_packed_params") and callable(getattr(owner, "weight", None)):
-        read: Any = owner.weight  # torch.ao's quantized Linear and Conv
-        found = read()
-        dtype = str(found.dtype).removeprefix("torch.")
-        yield Held(name, path, kind, "packed", None, False, dtype, _bytes_of(found), "", read)
-
-
-def _unpacking(owner: Any) -> Callable[[], Tensor]:
-    def unpack() -> Tensor:
-        levels, scale = owner.plain_weights()
-        return levels.float() * scale[:, None]  # type: ignore[no-any-return]
-
-    return unpack
 
 
 def _statistics(each: Held, clock: _RankClock) -> TensorStatistics:
@@ -187,7 +106,7 @@ def _statistics(each: Held, clock: _RankClock) -> TensorStatistics:
     )
     if tensor is None:
         return blank
-    values, reason = _plain(tensor)
+    values, reason = plain(tensor)
     if values is None:
         return replace(blank, skipped=reason)
     rows = as_rows(values, is_transposed=each.is_transposed)
@@ -236,43 +155,25 @@ class _RankClock:
         )
 
 
-def _plain(tensor: Tensor) -> tuple[Tensor | None, str]:
-    """The tensor as strided real numbers on the CPU; None and why where it is not to be had."""
-    if tensor.is_meta:
-        return None, _NO_WEIGHTS
-    if tensor.layout != torch.strided:
-        if tensor.numel() > _LARGEST_SPARSE:
-            return None, f"sparse, and too large to be filled in: {tensor.numel()} elements"
-        tensor = tensor.to_dense()
-    try:
-        if tensor.is_quantized or type(tensor) not in (Tensor, nn.Parameter, nn.Buffer):
-            tensor = tensor.dequantize() if hasattr(tensor, "dequantize") else tensor
-    except (NotImplementedError, RuntimeError) as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        return None, f"{type(tensor).__name__} cannot be turned into numbers: {first}"[:200]
-    if tensor.is_complex():
-        tensor = torch.view_as_real(tensor.resolve_conj())
-    return tensor.detach().cpu(), ""
-
-
-def _identity(each: Held) -> object:
-    """The same for two names of one tensor; None for what has no storage to tell it by."""
-    tensor = each.tensor
-    if tensor is None or each.kind == "packed" or not _has_storage(tensor) or not tensor.numel():
-        return None
-    place = (tensor.storage_offset(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
-    return (tensor.untyped_storage()._cdata, *place, each.is_transposed)
-
-
-def _has_storage(tensor: Tensor) -> bool:
-    return tensor.layout == torch.strided and type(tensor) in (Tensor, nn.Parameter, nn.Buffer)
+def _held_bytes(held: list[Held]) -> int:
+    """Bytes of all tensors, those in one storage once."""
+    seen: dict[int, int] = {}
+    others = 0
+    for each in held:
+        tensor = each.tensor
+        if tensor is not None and has_storage(tensor):
+            storage = tensor.untyped_storage()
+            seen[storage._cdata] = storage.nbytes()
+        else:
+            others += each.size_bytes
+    return others + sum(seen.values())
 
 
 def _shared_storage(held: list[Held]) -> dict[str, tuple[str, ...]]:
     """For each name that shares its storage with others, all of their names."""
     names: dict[int, list[str]] = defaultdict(list)
     for each in held:
-        if _identity(each) is not None and each.tensor is not None:
+        if identity(each) is not None and each.tensor is not None:
             names[each.tensor.untyped_storage()._cdata].append(each.name)
     return {name: tuple(group) for group in names.values() if len(group) > 1 for name in group}
 
@@ -317,23 +218,10 @@ def _with_duplicates(
 
 def _content(each: Held) -> str:
     tensor = each.values
-    values = _plain(tensor)[0] if tensor is not None else None
+    values = plain(tensor)[0] if tensor is not None else None
     if values is None:
         return each.name
     digest = hashlib.sha256(f"{each.dtype} {tuple(values.shape)}".encode())
     for piece in torch.split(as_rows(values), 4096):
         digest.update(piece.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def _bytes_of(tensor: Tensor) -> int:
-    if tensor.layout != torch.strided and not tensor.is_quantized:
-        parts = [getattr(tensor, name, None) for name in ("_values", "_indices")]
-        if tensor.layout == torch.sparse_coo:
-            return sum(_bytes_of(part()) for part in parts if callable(part))
-        return tensor.values().numel() * tensor.element_size()
-    inner = getattr(tensor, "__tensor_flatten__", None)
-    if callable(inner) and type(tensor) not in (Tensor, nn.Parameter, nn.Buffer):
-        names: Any = inner()[0]
-        return sum(_bytes_of(getattr(tensor, name)) for name in names)
-    return tensor.numel() * tensor.element_size()

@@ -20,9 +20,9 @@ class WeightRank:
     """How many directions a matrix [rows, columns] really uses, from its singular values s.
 
     `stable` is sum(s^2) / max(s)^2. `entropy` is exp of the entropy of s / sum(s). `energy_90` and
-    `energy_99` are how many singular values hold that share of sum(s^2), None where they lie beyond
-    those that were computed. `full` is min(rows, columns); `computed` of them were, by `method`.
-    A stack of matrices is looked at as the one of `matrix` (its index), -1 for a plain matrix.
+    `energy_99` are how many of the largest singular values hold that share of sum(s^2). `full` is
+    min(rows, columns). Exact by all of them, else estimated by `computed` steps of `method`. Of a
+    stack of matrices one is looked at: `matrix` is its index, -1 for a plain matrix.
     """
 
     rows: int
