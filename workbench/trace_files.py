@@ -12,7 +12,12 @@ from starlette.routing import Route
 ADDRESS = "/traces"
 SUFFIXES = frozenset({".timeline", ".flame"})
 # The address of a file names its content by time and size: a browser need never ask again.
-_HEADERS = {"Cache-Control": "private, max-age=31536000, immutable"}
+# Packing 18 MB takes 0.9 s, sending them to this machine's own browser 0.07 s: an encoding that is
+# named keeps the server from packing.
+_HEADERS = {
+    "Cache-Control": "private, max-age=31536000, immutable",
+    "Content-Encoding": "identity",
+}
 
 
 def route(folder: Path) -> Route:

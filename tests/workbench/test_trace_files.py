@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.testclient import TestClient
 
 from workbench import trace_files
@@ -38,6 +39,14 @@ def test_a_file_is_served_at_the_address_that_pages_give(folder: Path, client: T
     assert answer.content == CONTENT
     assert "immutable" in answer.headers["cache-control"]
     assert answer.headers["content-length"] == str(len(CONTENT))
+
+
+def test_nothing_is_packed_for_the_way_to_this_machine(folder: Path) -> None:
+    packing = Middleware(GZipMiddleware, minimum_size=100)
+    client = TestClient(Starlette(routes=[trace_files.route(folder)], middleware=[packing]))
+    answer = client.get("/traces/a study/rank 0.timeline", headers={"accept-encoding": "gzip"})
+    assert answer.headers["content-length"] == str(len(CONTENT))
+    assert answer.content == CONTENT
 
 
 def test_a_part_of_a_file_is_served(client: TestClient) -> None:
