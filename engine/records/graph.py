@@ -18,8 +18,9 @@ class GraphNode:
         kind: a "view" only names memory anew; a "folded" node stands for `folded` operators.
         shape: of the first output.
         dtype: of the first output.
-        flops: None where it does arithmetic and has no formula.
+        flops: of its products; None where it does arithmetic and has no formula.
         moved_bytes: what it reads and writes once each.
+        elementwise_flops: of its other arithmetic (activations, norms, softmax).
     """
 
     operator: str
@@ -30,6 +31,7 @@ class GraphNode:
     flops: int | None = 0
     moved_bytes: int = 0
     folded: int = 0
+    elementwise_flops: int = 0
 
 
 @dataclass(frozen=True)

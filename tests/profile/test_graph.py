@@ -49,7 +49,8 @@ def test_operators_stand_in_their_modules_with_shapes_and_costs():
     assert up.flops == 2 * 8 * 16 * 32  # rows * in * out multiply-adds
     # input [8, 16], weight [16, 32], bias [32], output [8, 32], 4 bytes each
     assert up.moved_bytes == 4 * (128 + 512 + 32 + 256)
-    assert graph.nodes[2].flops is None  # an elementwise operator has no formula: not zero
+    relu = graph.nodes[2]
+    assert (relu.flops, relu.elementwise_flops) == (0, 8 * 32)  # one for each number
     assert ("x", "aten::linear") in flows(graph)
     assert ("aten::relu", "aten::linear") in flows(graph)
     assert len(graph.edges) == 4  # parameters are left out
@@ -76,6 +77,18 @@ def test_exported_and_recorded_graphs_cost_what_the_count_says(architecture, inp
     known = {name or "(model)" for name, _ in program.module.named_modules()}
     assert {each.name for each in graph.modules} <= known
     assert {each.name for each in recorded.modules} <= known
+
+
+class Sorting(nn.Module):
+    """Does what has no formula."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.special.bessel_j0(x)
+
+
+def test_what_has_no_formula_is_unknown_and_not_zero():
+    graph = graph_of(Program(Sorting()), (torch.ones(4),))
+    assert None in [each.flops for each in graph.nodes]
 
 
 def test_layers_of_a_decoder_are_one_block_and_flow_on():

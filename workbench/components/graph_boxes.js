@@ -103,7 +103,7 @@ class Boxes {
   #box(kind, values) {
     const box = {
       kind, id: this.all.length, children: [], edges: new Map(), open: false, at: 0, count: 0, single: false,
-      flops: 0, known: 0, bytes: 0, times: this.data.phases.map(() => 0), dtypes: new Map(), first: Infinity, ...values,
+      flops: 0, elementwise: 0, known: 0, bytes: 0, times: this.data.phases.map(() => 0), dtypes: new Map(), first: Infinity, ...values,
     };
     this.all.push(box);
     return box;
@@ -134,6 +134,7 @@ class Boxes {
       box.flops += told.flops;
       box.known += 1;
     }
+    box.elementwise += told.elementwise;
     box.bytes += told.bytes;
     told.times.forEach((each, index) => {
       if (each !== null && box.times[index] !== null) box.times[index] += each;
@@ -194,6 +195,7 @@ class Boxes {
       wrapper.count += each.count;
       wrapper.flops += each.flops;
       wrapper.known += each.known;
+      wrapper.elementwise += each.elementwise;
       wrapper.bytes += each.bytes;
       each.times.forEach((time, index) => { wrapper.times[index] += time; });
       for (const [dtype, count] of each.dtypes) wrapper.dtypes.set(dtype, (wrapper.dtypes.get(dtype) ?? 0) + count);

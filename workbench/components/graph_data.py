@@ -74,7 +74,7 @@ def _node(node: GraphNode, times: Times) -> dict[str, Any]:
     return {
         "operator": node.operator, "module": node.module, "kind": node.kind, "shape": node.shape,
         "dtype": node.dtype, "flops": node.flops, "bytes": node.moved_bytes, "folded": node.folded,
-        "times": times,
+        "elementwise": node.elementwise_flops, "times": times,
     }  # fmt: skip
 
 

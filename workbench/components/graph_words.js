@@ -45,6 +45,7 @@ function amountText(measure, box) {
   if (measure.amount === null) return measure.words(box);
   if (box.role === "view") return "view";
   if (measure.id === "flops" && !box.known && box.count) return measure.none;
+  if (measure.id === "flops" && !box.flops && box.elementwise) return `${flopsText(box.elementwise)} elementwise`;
   return measure.words(measure.amount(box) ?? 0);
 }
 
@@ -74,6 +75,7 @@ function factsOf(box, data, root) {
   if (!isEnd) {
     facts.push(
       ["FLOPs", box.known ? flopsText(box.flops) + whole(box.flops, root.flops) : "no formula: unknown, not zero"],
+      ["elementwise", box.elementwise ? flopsText(box.elementwise) : ""],
       ["moved bytes", bytesText(box.bytes) + whole(box.bytes, root.bytes)],
       ...data.phases.map((phase, index) => [`time, ${phase}`, msText(box.times[index]) + whole(box.times[index], root.times[index])]),
     );

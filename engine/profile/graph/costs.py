@@ -16,6 +16,7 @@ class Cost:
 
     flops: int | None = 0
     moved_bytes: int = 0
+    elementwise_flops: int = 0
 
 
 class CostMeter:
@@ -36,6 +37,7 @@ class CostMeter:
             yield cost
         rows = self._counter.rows.values()
         flops = sum(each.flops for each in rows)
-        is_known = flops > 0 or not any(each.uncounted for each in rows)
+        cost.elementwise_flops = sum(each.elementwise_flops for each in rows)
+        is_known = flops or cost.elementwise_flops or not any(each.uncounted for each in rows)
         cost.flops = flops if is_known else None
         cost.moved_bytes = sum(each.moved_bytes for each in rows)

@@ -124,7 +124,7 @@ class _Reader:
         return self.draft.add(
             GraphNode(
                 name, self.draft.module(_stack(node)), kind, shape_of(value), dtype_of(value),
-                cost.flops, cost.moved_bytes,
+                cost.flops, cost.moved_bytes, elementwise_flops=cost.elementwise_flops,
             )
         )  # fmt: skip
 

@@ -67,4 +67,5 @@ def _one(nodes: list[GraphNode], owner: int) -> GraphNode:
     return GraphNode(
         f"{len(nodes)} operators", max(owner, 0), "folded", last.shape, last.dtype,
         sum(known) if known else None, sum(each.moved_bytes for each in nodes), len(nodes),
+        sum(each.elementwise_flops for each in nodes),
     )  # fmt: skip

@@ -102,6 +102,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self.draft.module([each for each in self._stack if each[0] != ROOT]),
                 "view" if is_view else "operator",
                 shape_of(out), dtype_of(out), cost.flops, cost.moved_bytes,
+                elementwise_flops=cost.elementwise_flops,
             )
         )  # fmt: skip
         self._read(inputs, index)
