@@ -30,11 +30,14 @@ from engine.optimize.technique import techniques as _techniques
 from engine.params import Param, declared_params
 from engine.profile import roofline as _rooflines
 from engine.profile.machine import calibration_id, this_machine
+from engine.profile.memory import fits as _fits
 from engine.profile.traces import comparing as _comparing
 from engine.records import (
     Artifact,
     CodeReport,
     Comparison,
+    Frontier,
+    FrontierCurve,
     JobStatus,
     Machine,
     MachineCalibration,
@@ -207,6 +210,26 @@ def memory(path: str | Path, *, name: str = "", **how: Any) -> MemoryReport:
         UnsafeFile: a pickle that could run code.
     """
     return _run("memory", MemoryReport, {"path": str(Path(path).absolute()), "name": name}, **how)
+
+
+def frontier(asked: StudyRequest, **how: Any) -> Frontier:
+    """Which batches and sizes of the workload fit a budget, derived on the meta device."""
+    return _run("frontier", Frontier, {"request": asked}, **how)
+
+
+def peak_bytes(curve: FrontierCurve, batch: int, size: int) -> int | None:
+    """Predicted peak tensor bytes of a batch and size; at once. None where it cannot be told."""
+    return _fits.peak_bytes(curve, batch, size)
+
+
+def largest_size(found: Frontier, curve: FrontierCurve, batch: int, budget: int) -> int | None:
+    """The largest size of a batch that fits the budget in bytes; None where none does; at once."""
+    return _fits.largest_size(found, curve, batch, budget)
+
+
+def largest_batch(found: Frontier, curve: FrontierCurve, size: int, budget: int) -> int:
+    """The largest batch of a size that fits the budget in bytes; 0 where none does; at once."""
+    return _fits.largest_batch(found, curve, size, budget)
 
 
 def weights(asked: StudyRequest, **how: Any) -> WeightStatistics:

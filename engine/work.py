@@ -19,6 +19,7 @@ from engine.records import (
     Artifact,
     CodeReport,
     Comparison,
+    Frontier,
     MachineCalibration,
     MemoryReport,
     ModelGraph,
@@ -270,6 +271,17 @@ def memory(arguments: dict[str, Any], job: Job) -> MemoryReport:
 
 # What most jobs need and what takes seconds to import: a spare worker has it before it has a job.
 PRELOADED = ("transformers.modeling_utils", "torch._dynamo")
+def frontier(arguments: dict[str, Any], job: Job) -> Frontier:
+    """Derives which batches and sizes of the study's workload fit, and keeps it."""
+    from engine.profile.memory.frontier import find_frontier
+
+    job.progress(0.02, "Opening the model")
+    opened, study = _opened(arguments, job)
+    found = find_frontier(opened, study, progress=_part(job, 0.1, 1.0))
+    job.store.put("frontier", found.id, found, study=study.id)
+    return found
+
+
 WORK: dict[str, Callable[[dict[str, Any], Job], Any]] = {
     "open": open_study,
     "profile": profile,
@@ -281,6 +293,7 @@ WORK: dict[str, Callable[[dict[str, Any], Job], Any]] = {
     "verify": verify,
     "trace": trace,
     "memory": memory,
+    "frontier": frontier,
     "weights": weights,
     "calibrate": calibrate,
 }

@@ -16,6 +16,7 @@ from engine.records import (
     CodeReport,
     Comparison,
     ErrorRecord,
+    Frontier,
     JobStatus,
     MemoryReport,
     Profile,
@@ -273,4 +274,5 @@ _RESULTS: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
     "export": (Artifact, lambda found: None),
     "trace": (TraceReport, _take_trace),
     "memory": (MemoryReport, _take_memory),
+    "frontier": (Frontier, lambda found: None),
 }

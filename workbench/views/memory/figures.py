@@ -23,7 +23,7 @@ def of_study(profile: Profile) -> None:
         change = None
         if measured and measured.peak_tensor_bytes:
             off = predicted.peak_tensor_bytes / measured.peak_tensor_bytes - 1
-            change = f"{100 * off:+.1f} %"
+            change = f"{100 * off:+.1f} %" if abs(off) >= 0.0005 else "the same"
         row.append(
             Figure("Predicted peak", bytes_text(predicted.peak_tensor_bytes), change,
                    words="against measured" if change else None,

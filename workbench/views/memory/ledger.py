@@ -9,7 +9,7 @@ import streamlit as st
 
 from engine.records import MemoryLedger, Profile
 from workbench import charts, layout
-from workbench.quantities import bytes_text, digits, percent_text
+from workbench.quantities import bytes_text, percent_text
 from workbench.views.memory.colours import COLOURS, MEANINGS
 
 _MIB = 2**20
@@ -85,7 +85,7 @@ def _words(rows: dict[str, MemoryLedger]) -> str:
     words = f"Of the {name} peak, {share} is {largest}."
     if len(rows) == 2 and first.peak_tensor_bytes:
         off = rows["predicted"].peak_tensor_bytes / first.peak_tensor_bytes - 1
-        words += f" The prediction is off by {digits(100 * off)} %."
+        words += f" The prediction is off by {100 * off:+.2f} %."
     return words
 
 

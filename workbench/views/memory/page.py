@@ -9,7 +9,7 @@ import streamlit as st
 
 from engine.records import MemoryReport, MemoryTimeline, Profile
 from workbench import jobs, layout, session
-from workbench.views.memory import figures, importing, ledger, peak, snapshot, timeline
+from workbench.views.memory import figures, fits, importing, ledger, peak, snapshot, timeline
 
 View = Callable[[], None]
 _BASES = {
@@ -24,6 +24,7 @@ def of_study(profile: Profile) -> None:
     views: dict[str, View] = {"Ledger": partial(ledger.show, profile)}
     views["Timeline"] = partial(_with_timeline, report, profile, timeline.show)
     views["Peak explained"] = partial(_with_timeline, report, profile, peak.show)
+    views["What fits"] = partial(fits.show, profile)
     _views(views, key="study")
 
 

@@ -82,6 +82,7 @@ def _treemap(timeline: MemoryTimeline, *, by_module: bool) -> None:
         category = category_of.get(path, path[0])
         colours.append(COLOURS.get(category, charts.faint()))
     chart = charts.figure(height=430)
+    chart.update_layout(uniformtext={"minsize": 9, "mode": "hide"})
     chart.add_treemap(
         ids=ids, labels=labels, parents=parents, values=values, text=texts, branchvalues="total",
         marker={"colors": colours, "cornerradius": 3, "line": {"width": 1,
