@@ -76,6 +76,7 @@ def profile_model(
         return profile
     progress(0.2, "Running it once")
     refuse_bad_numbers(program, workload, inputs, opened.summary.name)
+    began = time.time()
     with sampled_usage() as usage:
         progress(0.3, "Measuring latency")
         latency = measure_latency(program, workload, inputs)
@@ -103,6 +104,7 @@ def profile_model(
         latency_ms=latency,
         memory=memory.ledger,
         usage=tuple(usage),
+        usage_started=began,
         trace_folder=str(folder),
         trace_file=str(traced.path),
         warnings=(*counts.warnings, *traced.notes),

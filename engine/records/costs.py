@@ -158,7 +158,8 @@ class Profile:
 
     `facts` holds for each technique what its `inspect` found in the live model; checks, estimates
     and suggestions read them without torch. `trace_folder` opens in TensorBoard; `trace_file` is
-    in it, and `trace_report` is the id of its report.
+    in it, and `trace_report` is the id of its report. `usage_started` is when sampling began, in
+    seconds since the epoch.
     """
 
     study: Study
@@ -178,4 +179,5 @@ class Profile:
     trace_folder: str | None = None
     trace_file: str | None = None
     trace_report: str | None = None
+    usage_started: float | None = None
     warnings: tuple[str, ...] = ()

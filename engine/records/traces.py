@@ -216,6 +216,8 @@ class RankReport:
         lacks: what the trace was recorded without, and what would record it.
         timeline: the file that the timeline and the flame graph draw from.
         left_out: how many operator rows were folded into "(smaller rows)".
+        started: when its time 0 was, in seconds since the epoch; None where the trace does not
+            tell.
     """
 
     rank: int | None
@@ -240,6 +242,7 @@ class RankReport:
     timeline: str | None = None
     left_out: int = 0
     warnings: tuple[str, ...] = ()
+    started: float | None = None
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from engine.records import IdleCause, TraceDifference, replace
-from tests.workbench import fixture_traces
+from tests.workbench import fixture_store, fixture_traces
 from workbench.quantities import clipped, kernel_text
 from workbench.tree import in_order
-from workbench.views.runtime import communication, drawn, gpu, rows, side_by_side
+from workbench.views.runtime import communication, drawn, gpu, over_time, rows, side_by_side
 from workbench.views.runtime.subject import Subject
 
 GPU = fixture_traces.one_gpu()
@@ -105,3 +105,15 @@ def test_a_kernel_is_named_by_what_it_computes(name: str, short: str) -> None:
 def test_a_long_name_keeps_both_ends() -> None:
     assert clipped("abcdefghijklmnop", 9) == "abcde…nop"
     assert clipped("short", 9) == "short"
+
+
+def test_what_the_machine_did_stands_on_the_time_axis_of_the_trace() -> None:
+    # Sampled each 0.1 s; the trace began 1.0 s after sampling and lasted 0.6 s: 1.0 to 1.6 s.
+    profile = replace(fixture_store.profile(), usage_started=5000.0)
+    report = fixture_traces.own_run(profile)
+    rank = replace(report.ranks[0], started=5000.95)
+    (cpu,) = over_time.usage_in_trace(Subject(report, rank, profile))
+    assert cpu.times_ms == pytest.approx([50, 150, 250, 350, 450, 550], abs=0.1)
+    assert cpu.values == tuple(each.cpu_percent for each in profile.usage[10:16])
+    unknown = Subject(report, replace(rank, started=None), profile)
+    assert over_time.usage_in_trace(unknown) == []

@@ -30,6 +30,7 @@ from engine.records.traces import RankReport, TraceReport
 Progress = Callable[[float, str], None]
 _SUFFIXES = (".json", ".json.gz")
 _MOST_RANKS = 64
+_EARLIEST = 1.4e9  # seconds since the epoch, years before the first trace of this format
 _MOST_ROWS = 5_000
 _PACKED = 12  # gzip makes about that much of a trace
 
@@ -184,6 +185,7 @@ def _rank(
         lacks=_lacks(columns, has_modules=bool(rows)),
         left_out=left_out,
         warnings=_warnings(columns),
+        started=_started(columns),
     )
     return rank, collectives_of(tree, steps)
 
@@ -204,6 +206,12 @@ def _lacks(columns: Columns, *, has_modules: bool) -> tuple[str, ...]:
             "Kernels: record with ProfilerActivity.CUDA (or XPU) where the model runs on a device."
         )
     return tuple(found)
+
+
+def _started(columns: Columns) -> float | None:
+    """When time 0 was, since the epoch; stamps of other clocks tell nothing."""
+    moment = columns.base_ns / 1e9 + columns.origin_us / 1e6
+    return moment if moment > _EARLIEST else None
 
 
 def _warnings(columns: Columns) -> tuple[str, ...]:

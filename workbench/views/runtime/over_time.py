@@ -11,6 +11,7 @@ from workbench.quantities import bytes_text, digits
 from workbench.views.runtime.subject import Subject
 
 _HEIGHT = 150
+_FEWEST_SAMPLES = 3
 _MOST_LINES = 7
 _MOST_STEPS = 100
 _SCALES: dict[str, tuple[float, str]] = {"bytes": (2**20, "MiB"), "share": (0.01, "%")}
@@ -33,14 +34,47 @@ def show(subject: Subject) -> None:
             "While it was profiled",
             "This machine, sampled 20 times a second: latency, trace and memory, one after another",
         ):
-            _of_machine(subject.profile, usage)
+            _of_machine(subject, subject.profile, usage)
+
+
+def usage_in_trace(subject: Subject) -> list[TraceSeries]:
+    """What was sampled of the machine during the traced run, on the trace's own time axis."""
+    profile, started = subject.profile, subject.rank.started
+    if profile is None or profile.usage_started is None or started is None:
+        return []
+    low, high = _window(subject)
+    shift = profile.usage_started - started
+    inside = [
+        (1e3 * (shift + each.time_s), each)
+        for each in profile.usage
+        if low <= 1e3 * (shift + each.time_s) <= high
+    ]
+    if len(inside) < _FEWEST_SAMPLES:
+        return []
+    times = tuple(moment for moment, _ in inside)
+    found = [
+        TraceSeries("process CPU (sampled)", "% of a core", -1, times,
+                    tuple(each.cpu_percent for _, each in inside)),
+    ]  # fmt: skip
+    if all(each.gpu_percent is not None for _, each in inside):
+        found.append(
+            TraceSeries("GPU (sampled)", "% GPU", 0, times,
+                        tuple(each.gpu_percent or 0.0 for _, each in inside))
+        )  # fmt: skip
+    return found
+
+
+def _window(subject: Subject) -> tuple[float, float]:
+    series = [each for each in subject.rank.series if each.times_ms]
+    if not series:
+        return 0.0, subject.rank.span_ms
+    return min(each.times_ms[0] for each in series), max(each.times_ms[-1] for each in series)
 
 
 def _of_trace(subject: Subject, series: list[TraceSeries]) -> None:
     kinds: dict[str, list[TraceSeries]] = {}
-    for each in series:
+    for each in (*series, *usage_in_trace(subject)):
         kinds.setdefault(each.unit, []).append(each)
-    span = max(each.times_ms[-1] for each in series)
     words = "All charts share the time axis: zoom in one and the others follow"
     if subject.rank.steps:
         words += "; dotted lines are where steps begin"
@@ -56,7 +90,7 @@ def _of_trace(subject: Subject, series: list[TraceSeries]) -> None:
                 x=step.start_ms, line={"color": charts.muted(), "width": 1, "dash": "dot"},
                 opacity=0.4,
             )  # fmt: skip
-        chart.update_xaxes(range=[0, span])
+        chart.update_xaxes(range=_window(subject))
         sentences = [f"{_series_words(each)}." for some in kinds.values() for each in some[:4]]
         charts.show(chart, " ".join(sentences), key="over_time")
 
@@ -95,7 +129,7 @@ def _mean(each: TraceSeries) -> float:
     return sum((end - start) * value for start, end, value in held) / whole
 
 
-def _of_machine(profile: Profile, samples: tuple[UsageSample, ...]) -> None:
+def _of_machine(subject: Subject, profile: Profile, samples: tuple[UsageSample, ...]) -> None:
     if not samples:
         st.caption("The run was too short to be sampled.")
         return
@@ -125,6 +159,14 @@ def _of_machine(profile: Profile, samples: tuple[UsageSample, ...]) -> None:
             x=times, y=values, mode="lines", fill="tozeroy", name=name, row=row, col=1,
             line={"color": charts.PALETTE[row - 1], "width": 1.6},
         )  # fmt: skip
+    started, usage_started = subject.rank.started, profile.usage_started
+    if started is not None and usage_started is not None:
+        low, high = (started - usage_started + each / 1e3 for each in _window(subject))
+        chart.add_vrect(
+            x0=low, x1=max(high, low + 2e-3 * times[-1]), fillcolor=charts.PALETTE[2], opacity=0.3,
+            line_width=0,
+        )  # fmt: skip
+        words += " The marked stretch is the traced run."
     chart.update_xaxes(range=[0, times[-1]])
     chart.update_layout(showlegend=False)
     charts.show(chart, words, key="usage")
