@@ -36,6 +36,7 @@ STYLE = """<style>
 .wb-bar i {display: block; height: 100%;}
 .wb-bar .o {background: #6366f1;}
 .wb-bar .p {background: #f59e0b;}
+.wb-bar .w {background: #14b8a6;}
 .wb-bar .b {background: color-mix(in srgb, currentColor 26%, transparent);}
 .wb-note {display: inline-block; margin-right: .6rem; padding: 0 .45rem; border-radius: .4rem;
   font-family: "Source Sans", sans-serif; font-size: .76rem; line-height: 1.35;
@@ -54,11 +55,12 @@ _SPAN = {"k": "wb-k", "s": "wb-s", "c": "wb-c", "d": "wb-d"}
 
 @dataclass(frozen=True)
 class Bar:
-    """Shares of the whole, 0 to 1: operators, Python, and what the line calls."""
+    """Shares of the whole, 0 to 1: operators, Python, what the line calls, its backward pass."""
 
     operators: float
     python: float
     below: float
+    backward: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -179,7 +181,7 @@ def _lens(row: Row, *, with_bar: bool) -> str:
 def _bar(bar: Bar | None) -> str:
     if bar is None:
         return ""
-    parts = (("o", bar.operators), ("p", bar.python), ("b", bar.below))
+    parts = (("o", bar.operators), ("p", bar.python), ("b", bar.below), ("w", bar.backward))
     inner = "".join(
         f'<i class="{name}" style="width: {100 * share:.2f}%"></i>' for name, share in parts
     )

@@ -19,6 +19,7 @@ class CodeLine:
     `time_ms` has everything that the line calls in it, `self_ms` leaves out lines of the same code
     that are listed themselves. `operator_ms` is the part of `self_ms` that operators took; the
     rest is Python. All are None where nothing was timed. `operators` are calls of operators.
+    `backward_ms` is what the backward pass through this line's results takes, in a train step.
     """
 
     number: int
@@ -30,6 +31,7 @@ class CodeLine:
     operators: float = 0.0
     moved_bytes: float = 0.0
     names: tuple[str, ...] = ()
+    backward_ms: float | None = None
 
 
 @dataclass(frozen=True)

@@ -30,8 +30,15 @@ def show(report: CodeReport) -> None:
         "Function", [None, *range(len(report.functions))], key="code_function",
         format_func=lambda each: _option(report, each), label_visibility="collapsed",
     )  # fmt: skip
-    split = any(line.operator_ms is not None for each in report.functions for line in each.lines)
-    st.html(source_html.legend(_LEGEND if split else _WHOLE))
+    lines = [line for each in report.functions for line in each.lines]
+    names = _LEGEND if any(line.operator_ms is not None for line in lines) else _WHOLE
+    if any(line.backward_ms for line in lines):
+        names = {**names, "backward pass through this line": "#14b8a6"}
+        st.caption(
+            "Time is that of the forward pass. The backward pass is told for the line whose result"
+            " it goes back through, as the trace has it: point at a line."
+        )
+    st.html(source_html.legend(names))
     notes = _notes(report)
     shown = report.functions[:_OPEN] if chosen is None else (report.functions[chosen],)
     for each in shown:
@@ -113,10 +120,14 @@ def _row(report: CodeReport, line: CodeLine, text: str, notes: tuple[str, ...]) 
     whole = report.run_ms or line.time_ms or 1.0
     self_ms = line.self_ms or 0.0
     operators = line.operator_ms or 0.0
-    bar = Bar(operators / whole, (self_ms - operators) / whole, (line.time_ms - self_ms) / whole)
+    back = line.backward_ms or 0.0
+    below = line.time_ms - self_ms
+    bar = Bar(operators / whole, (self_ms - operators) / whole, below / whole, back / whole)
     share = line.time_ms / whole
     hover = (
-        f"{ms_text(self_ms)} on the line itself, {digits(line.operators)} operators, "
+        f"{ms_text(self_ms)} on the line itself, "
+        + (f"{ms_text(back)} of the backward pass, " if back else "")
+        + f"{digits(line.operators)} operators, "
         f"{bytes_text(line.moved_bytes)} moved. {', '.join(line.names)}"
     )
     return Row(

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from statistics import median
 from types import CodeType
 
+from torch.jit import ScriptModule
+
 from engine.models.opened import OpenedModel
 from engine.profile.code.findings import finding, findings, ranked
 from engine.profile.code.graph_breaks import GraphBreak, look_for_breaks
@@ -63,10 +65,12 @@ def analyse_code(
         found = ranked([*found, *(each for each in made if each is not None)])
     listed = functions(seen)
     files = {each.file for each in listed} | {each.place.file for each in found}
-    if seen.shown == "library":
+    if seen.shown == "library" and not notes:
         notes.append(
             "No code of your own runs in this workload: what is shown lies in the library that the"
             " model comes from."
+            if listed
+            else "The model is made of PyTorch's own modules: there is no other Python to look at."
         )
     if opened.program.context.device != "cpu":
         notes.append(
@@ -103,6 +107,9 @@ def watch(
         opened, origins, Sources(), Recording(),
         "own" if _has_own(opened, origins) else "library", profile=profile,
     )  # fmt: skip
+    if isinstance(opened.program.module, ScriptModule):
+        notes.append("This model is TorchScript, compiled when it was saved: no Python runs.")
+        return seen, notes
     progress(0.05, "Running it line by line")
     try:
         _time_lines(seen)

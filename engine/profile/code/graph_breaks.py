@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
+from torch.jit import ScriptModule
+
 from engine.models.opened import OpenedModel
 from engine.profile.code.origins import Origins
 from engine.profile.code.rule import Rule
@@ -41,6 +43,8 @@ def look_for_breaks(
 
     A time limit holds on the main thread only. What the front end cannot read at all is told.
     """
+    if isinstance(opened.program.module, ScriptModule):
+        return GraphBreaks("gave up", words="torch.compile does not read TorchScript."), []
     began = time.monotonic()
     try:
         with _limited(limit_seconds), warnings.catch_warnings():
@@ -92,6 +96,8 @@ def _places(reasons: list[Any], origins: Origins) -> list[Found]:
 
 def _words(reason: str) -> str:
     """The explanation out of the report of a break, in one line."""
+    if "generic_jump" in reason:
+        return "Python decides by a tensor's value: an if, a while, or an and."
     told = re.search(r"Explanation:\s*(.+?)(?:\n\s*Hint:|\n\n|$)", reason, re.DOTALL)
     words = " ".join((told[1] if told else _first_line(reason)).split())
     return words if len(words) < 300 else f"{words[:297]}…"

@@ -94,7 +94,8 @@ def _line(seen: Seen, file: str, number: int, nodes: list[Node]) -> CodeLine:
         calls=time.calls if time else 0.0,
         time_ms=time.total_ns * seen.scale if time else None,
         self_ms=self_ms,
-        operator_ms=_operators_ms(seen, nodes, self_ms),
+        operator_ms=_operators_ms(seen, [e for e in nodes if not e.is_backward], self_ms),
+        backward_ms=_backward_ms(seen, [e for e in nodes if e.is_backward]),
         operators=sum(each.weight for each in nodes),
         moved_bytes=sum(each.moved_bytes * each.weight for each in real),
         names=tuple(sorted(names, key=lambda name: -names[name])[:_NAMES]),
@@ -107,3 +108,10 @@ def _operators_ms(seen: Seen, nodes: list[Node], self_ms: float | None) -> float
         return None
     traced = sum(each.weight * seen.operator_ms(each) for each in nodes)
     return min(self_ms, traced)
+
+
+def _backward_ms(seen: Seen, nodes: list[Node]) -> float | None:
+    """What the trace puts on the operators that go back through this line's results."""
+    if not nodes or seen.profile is None or seen.profile.latency_ms is None:
+        return None
+    return sum(each.weight * seen.operator_ms(each) for each in nodes)

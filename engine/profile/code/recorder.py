@@ -31,6 +31,7 @@ WATCHED = {
 }  # fmt: skip
 _UNBOUND = {"__get__", "__set__", "__len__", "dim", "size", "stride", "is_floating_point"}
 _RANDOM = ("rand", "dropout", "bernoulli", "multinomial", "normal_", "uniform", "exponential")
+_LINE = "workbench_line"
 _EMPTY = ("aten::empty", "aten::new_empty")
 
 
@@ -125,6 +126,9 @@ class _Recorder:
         if len(self.seen.nodes) >= _MAX_NODES:
             raise Unwatchable
         site, own, owner = self.origins.sites(frame)
+        is_backward = False
+        if self.part.phase == "train_step":
+            is_backward, site, own = self._backward(site, own)
         leaves = tree_leaves(args)
         given = [each for each in leaves if isinstance(each, Tensor)]
         scalars = tuple(_plain(each) for each in leaves if not isinstance(each, Tensor))
@@ -133,8 +137,10 @@ class _Recorder:
         node = Node(
             len(self.seen.nodes), op, (), (), scalars, site, own, self.activation(owner, site),
             self.api, self.api_call, self.stack.innermost, self.open[-1], self.part.phase,
-            self.index, self.part.weight, seconds=seconds,
+            self.index, self.part.weight, seconds=seconds, is_backward=is_backward,
         )  # fmt: skip
+        if self.part.phase == "train_step":
+            node.phase = _phase(node)
         self._trace(node, func, given, made)
         self.seen.nodes.append(node)
         if fetched := _fetch(node, given):
@@ -145,6 +151,31 @@ class _Recorder:
                     node.activation, seconds,
                 )
             )  # fmt: skip
+
+    def tag(self, out: Any, frame: FrameType | None) -> None:
+        """Marks what autograd has recorded for a result with the line that made it."""
+        site, own, _ = self.origins.sites(frame)
+        if site is None:
+            return
+        tensors = [each for each in tree_leaves(out) if isinstance(each, Tensor)]
+        pending: list[Any] = [each.grad_fn for each in tensors if each.grad_fn is not None]
+        while pending:
+            each = pending.pop()
+            if _LINE not in each.metadata:
+                each.metadata[_LINE] = (site, own)
+                pending += [above for above, _ in each.next_functions if above is not None]
+
+    def _backward(
+        self, site: Site | None, own: Site | None
+    ) -> tuple[bool, Site | None, Site | None]:
+        """Whether autograd runs now, and the line whose result it goes back through."""
+        node: Any = getattr(torch._C, "_current_autograd_node", lambda: None)()
+        if node is None:
+            return False, site, own
+        # A checkpointed function runs again in the backward pass, on lines of its own.
+        if own is None and site is None:
+            site, own = node.metadata.get(_LINE, (None, None))
+        return True, site, own
 
     def _trace(self, node: Node, func: Any, given: list[Tensor], made: list[Tensor]) -> None:
         values = self.values
@@ -218,13 +249,23 @@ class _Functions(TorchFunctionMode):
         outer = recorder.api
         if not outer and name not in _UNBOUND:
             recorder.api, recorder.api_call = name, recorder.api_call + 1
-        began = perf_counter()
+        began, made = perf_counter(), None
         try:
-            return func(*args, **(kwargs or {}))
+            made = func(*args, **(kwargs or {}))
+            return made
         finally:
             recorder.api = outer
+            if recorder.part.phase == "train_step" and not outer:
+                recorder.tag(made, sys._getframe(1))
             if name in WATCHED and not outer:
                 recorder.called(name, args, perf_counter() - began, sys._getframe(1))
+
+
+def _phase(node: Node) -> str:
+    """The part of a train step: its trace has times for each of them apart."""
+    if node.is_backward:
+        return "backward"
+    return "forward" if node.module or node.site is not None else "optimizer"
 
 
 def _fetch(node: Node, given: list[Tensor]) -> str:

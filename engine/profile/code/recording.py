@@ -33,6 +33,7 @@ class Node:
         from_weights: whether weights went into it.
         repeats: the node that had computed the same already; -1 where there is none.
         weight: how many such calls stand behind it in the whole run.
+        is_backward: autograd ran it; `site` is then the line whose result it goes back through.
     """
 
     index: int
@@ -61,6 +62,7 @@ class Node:
     from_weights: bool = False
     repeats: int = -1
     seconds: float = 0.0
+    is_backward: bool = False
 
 
 @dataclass(slots=True)

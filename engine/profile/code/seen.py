@@ -92,7 +92,9 @@ class Seen:
     def nodes(self) -> list[Node]:
         """Operators that the listed code itself called and that computed something."""
         return [
-            each for each in self.recording.nodes if not each.is_view and self.written_here(each)
+            each
+            for each in self.recording.nodes
+            if not each.is_view and not each.is_backward and self.written_here(each)
         ]
 
     def line_ms(self, key: Key, *, own_time: bool = False) -> float | None:
@@ -234,9 +236,14 @@ class Seen:
         found: dict[Key, float] = defaultdict(float)
         for each in self.recording.nodes:
             site = self.line_of(each)
-            if site is not None and not each.is_view:
+            if site is not None and not each.is_view and not each.is_backward:
                 found[(site.file, site.line)] += each.seconds * each.weight
         return found
+
+
+def counted(number: float, noun: str) -> str:
+    """`1,600 calls`, `1 call`."""
+    return f"{number:,.0f} {noun}{'' if round(number) == 1 else 's'}"
 
 
 def calls_of(nodes: Iterable[Seeable]) -> float:

@@ -182,6 +182,44 @@ class AllAtOnceWithWeights(nn.Module):
         return torch.tanh(self.layer(x) * (self.layer.weight.sum() * 2))
 
 
+def test_the_backward_pass_is_told_for_the_line_that_it_goes_back_through() -> None:
+    model = opened(TwoLines(), torch.randn(4, 16), workload=Workload("train_step"), gradients=True)
+    row = OperatorProfile("aten::mm", "layer", "backward", "", "float32", 1, 0, 0, 0,
+                          self_time_ms=7.0)  # fmt: skip
+    study = Study("s", model.reference, model.summary, model.workload, QualitySpec(),
+                  this_machine(), 0.0)  # fmt: skip
+    profile = Profile(study, (), (row,), Totals(0, 0, 0, 0), (),
+                      latency_ms=LatencySummary(20.0, 20.0), traced_time_ms=20.0)  # fmt: skip
+    (function,) = analysed(model, profile=profile).functions
+    backward = {line.text.strip(): line.backward_ms for line in function.lines}
+    # The input takes no gradient, so one product goes back, through the first line.
+    assert (backward["x = self.layer(x)"] or 0.0) >= 7.0
+    assert (backward["return x * torch.sigmoid(x)"] or 0.0) < 5.0
+
+
+class TwoLines(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(16, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.layer(x)
+        return x * torch.sigmoid(x)
+
+
+def test_torchscript_is_told_to_have_no_lines() -> None:
+    report = analysed(opened(torch.jit.script(TwoLines()), torch.randn(4, 16)), breaks=True)
+    assert report.findings == report.functions == ()
+    assert any("TorchScript" in each for each in report.notes)
+    assert report.graph_breaks.state == "gave up"
+
+
+def test_a_model_of_torch_alone_is_told_to_have_no_lines() -> None:
+    report = analysed(opened(nn.LSTM(16, 16), torch.randn(4, 2, 16)))
+    assert not report.functions
+    assert any("PyTorch's own modules" in each for each in report.notes)
+
+
 def test_code_without_a_source_has_numbers_and_is_told() -> None:
     space: dict[str, Any] = {"nn": nn, "torch": torch}
     exec("class Made(nn.Module):\n def forward(self, x):\n  return x.max().item() * x", space)

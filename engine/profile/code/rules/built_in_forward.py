@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from engine.profile.code.rule import Rule
-from engine.profile.code.seen import Found, Seen, calls_of
+from engine.profile.code.seen import Found, Seen, calls_of, counted
 from engine.records import Evidence
 
 
@@ -34,7 +34,7 @@ class BuiltInForward(Rule):
         ]  # fmt: skip
         for (file, _), group in seen.by_function(nodes).items():
             repeated = [each for each in group if each.repeats >= 0]
-            words = f"{calls_of(group):,.0f} operators a run build what depends only on sizes."
+            words = f"{counted(calls_of(group), 'operator')} a run for what depends only on sizes."
             if repeated:
                 words += f" {calls_of(repeated):,.0f} of them make what was just made before."
             yield Found(

@@ -29,7 +29,7 @@ class Copies(Rule):
         for (file, _), group in seen.by_function(nodes).items():
             said = {each.api for each in group}
             hidden = sorted(each for each in said - _SAID if each)
-            words = f"{calls_of(group):,.0f} copies a run"
+            words = f"{calls_of(group):,.0f} a run"
             words += f", made inside {', '.join(hidden)}." if hidden else "."
             moved = sum(each.moved_bytes * each.weight for each in group)
             yield Found(

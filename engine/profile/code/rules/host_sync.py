@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from engine.profile.code.recording import ApiCall
 from engine.profile.code.rule import Rule
-from engine.profile.code.seen import Found, Seen, calls_of
+from engine.profile.code.seen import Found, Seen, calls_of, counted
 from engine.records import Evidence
 
 _WORDS = {
@@ -54,7 +54,7 @@ def _found(seen: Seen, file: str, group: list[ApiCall]) -> Found:
     names = Counter(_WORDS[each.name] for each in group)
     listed = ", ".join(name for name, _ in names.most_common(4))
     on_device = any(each.device != "cpu" for each in group)
-    words = f"{listed}: {calls_of(group):,.0f} times a run."
+    words = f"{listed}: {counted(calls_of(group), 'time')} a run."
     if not on_device:
         words += " On the CPU it only ends the operator before it; on a GPU it stops the queue."
     spent = 1e3 * sum(each.seconds * each.weight for each in group)

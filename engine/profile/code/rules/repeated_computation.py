@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from engine.profile.code.recording import Node
 from engine.profile.code.rule import Rule
-from engine.profile.code.seen import Found, Seen, calls_of
+from engine.profile.code.seen import Found, Seen, calls_of, counted
 from engine.records import Evidence
 
 
@@ -40,7 +40,8 @@ def _words(seen: Seen, group: list[Node]) -> str:
     listed = ", ".join(name for name, _ in names.most_common(4))
     first = seen.recording.nodes[group[0].repeats]
     where = seen.line_of(first)
-    words = f"{calls_of(group):,.0f} calls a run of {listed} give what an earlier call gave"
+    calls = counted(calls_of(group), "call")
+    words = f"{calls} a run ({listed}) with the result of an earlier call"
     if where is None:
         return f"{words}."
     if first.part != group[0].part:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from engine.profile.code.rule import Rule
-from engine.profile.code.seen import Found, Seen, calls_of
+from engine.profile.code.seen import Found, Seen, calls_of, counted
 from engine.records import Evidence
 
 _FEW = 8
@@ -35,7 +35,8 @@ class ScalarOperators(Rule):
             if calls_of(group) < _FEW:
                 continue
             yield Found(
-                file, seen.lines_of(group), f"{calls_of(group):,.0f} calls a run on one number.",
+                file, seen.lines_of(group),
+                f"{counted(calls_of(group), 'call')} a run on one number.",
                 nodes=group, calls=calls_of(group), modules=seen.modules(group),
                 evidence=(Evidence("operators on one element", calls_of(group), "calls"),),
             )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from engine.profile.code.rule import Rule
-from engine.profile.code.seen import Found, Seen, calls_of
+from engine.profile.code.seen import Found, Seen, calls_of, counted
 from engine.records import Evidence
 
 
@@ -33,7 +33,7 @@ class WeightsCombined(Rule):
             moved = sum(each.moved_bytes * each.weight for each in group)
             yield Found(
                 file, seen.lines_of(group),
-                f"{calls_of(group):,.0f} calls a run of {names} get weights and buffers only.",
+                f"{counted(calls_of(group), 'call')} a run ({names}) on weights and buffers only.",
                 nodes=group, calls=calls_of(group), modules=seen.modules(group),
                 evidence=(Evidence("bytes that they move in a run", moved, "bytes"),),
             )  # fmt: skip
