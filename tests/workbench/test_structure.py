@@ -103,6 +103,26 @@ def test_counts_alone_say_what_cannot_be_done(full: Store, open_page: Open) -> N
     assert any(each.label == "Run it once" for each in app.button)
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("Roofline", "cannot be run"), ("Weights", "There are no weights to look at"), ("Graph", "")],
+)
+def test_a_configuration_without_weights_offers_nothing_that_needs_them(
+    name: str, words: str, full: Store, open_page: Open
+) -> None:
+    counted = fixture_store.profile(runtime=False)
+    bare = replace(counted.study.model, has_weights=False)
+    study = replace(counted.study, model=bare)
+    full.put("study", STUDY, study, study=STUDY)
+    full.put("profile", STUDY, replace(counted, study=study), study=STUDY)
+    full.remove("weights", STUDY)
+    app = view(open_page, name)
+    said = text_of(app)
+    assert "A configuration without weights" in said
+    assert words in said
+    assert not {each.label for each in app.button} & {"Run it once", "Look at the weights"}
+
+
 def test_the_roofline_names_the_worst_large_dot(full: Store, open_page: Open) -> None:
     app = view(open_page, "Roofline")
     said = text_of(app)

@@ -50,10 +50,17 @@ def _parameters(profile: Profile) -> Figure:
 def _say_what_is_missing(profile: Profile) -> None:
     if profile.latency_ms is not None:
         return
-    st.info(
-        "**Counts only.** This study has not been run: FLOPs, bytes, shapes and the graph are"
-        " exact, but there are no times. Colours by time and the roofline's dots need a run, and"
-        " weight statistics need the weights, which a study made from a configuration alone does"
-        " not have.",
-        icon=":material/calculate:",
-    )
+    if profile.study.model.has_weights:
+        st.info(
+            "**Counts only.** This study has not been run: FLOPs, bytes, shapes and the graph are"
+            " exact, but there are no times, so nothing can be coloured by time and the roofline"
+            " has no dots.",
+            icon=":material/calculate:",
+        )
+    else:
+        st.info(
+            "**A configuration without weights.** FLOPs, bytes, shapes and the graph are exact."
+            " What needs values or a run cannot be done: times, the roofline's dots, weight"
+            " statistics, building and exporting. Open the folder with its weights for these.",
+            icon=":material/calculate:",
+        )

@@ -30,14 +30,25 @@ def show(profile: Profile) -> None:
         return
     _told_of(measured, profile)
     if profile.latency_ms is None:
-        st.info(
-            "The ceilings stand, the dots are missing: this study has counts only. Run the model"
-            " once to see where its modules stand below them.",
-            icon=":material/timer:",
-        )
-        jobs.profile_button(profile.study, label="Run it once")
+        _without_dots(profile)
         return
     _dots(profile, measured)
+
+
+def _without_dots(profile: Profile) -> None:
+    if not profile.study.model.has_weights:
+        st.info(
+            "The ceilings stand, the dots are missing: a configuration without weights cannot be"
+            " run. Open the model with its weights to see its modules here.",
+            icon=":material/timer_off:",
+        )
+        return
+    st.info(
+        "The ceilings stand, the dots are missing: this study has counts only. Run the model once"
+        " to see where its modules stand below them.",
+        icon=":material/timer:",
+    )
+    jobs.profile_button(profile.study, label="Run it once")
 
 
 def _dots(profile: Profile, measured: MachineCalibration) -> None:

@@ -31,6 +31,14 @@ def show(profile: Profile) -> None:
     if jobs.show_active(("weights",), study.id):
         return
     found = session.store().get("weights", study.id, WeightStatistics)
+    if found is None and not study.model.has_weights:
+        layout.empty(
+            ":material/grid_off:",
+            "There are no weights to look at",
+            "This study was made from a configuration alone: the shapes and sizes of its tensors"
+            " stand under Modules. Open the model with its weights to see what they hold.",
+        )
+        return
     if found is None:
         layout.empty(
             ":material/grid_on:",
