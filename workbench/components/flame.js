@@ -9,7 +9,7 @@ class Flame {
     this.url = data.url;
     this.began = performance.now();
     this.frames = [];
-    this.named = "";
+    this.named = this.told = "";
     this.side = "host";
     this.isInverted = false;
     this.chosen = null;
@@ -29,10 +29,11 @@ class Flame {
       this.stage.style.height = `${data.height}px`;
       this.#resize();
     }
-    if (data.selected !== this.named) {
-      this.named = data.selected;
-      this.#mark();
-    }
+    if (data.selected === this.told) return;
+    this.told = data.selected;
+    if (data.selected === this.named) return;
+    this.named = data.selected;
+    this.#mark();
   }
 
   #build() {
@@ -51,7 +52,6 @@ class Flame {
       make("option", { value: "name" }, "Colour: name"), make("option", { value: "kind" }, "Colour: kind"));
     this.colours.setAttribute("aria-label", "Colour of frames");
     this.about = make("span", { className: "note" });
-    this.crumbs = make("div", { className: "crumbs detail path" });
     this.canvas = make("canvas");
     this.tip = make("div", { className: "tip", hidden: true });
     this.wait = make("div", { className: "wait" }, "Fetching the calls…");
@@ -59,7 +59,7 @@ class Flame {
     this.stage.setAttribute("role", "application");
     this.stage.setAttribute("aria-label", "Flame graph: arrows walk from frame to frame, Enter zooms into one, Escape shows all");
     this.stage.flame = this;
-    this.detail = make("div", { className: "detail path" });
+    this.detail = make("div", { className: "detail" });
     this.detail.setAttribute("aria-live", "polite");
     this.root.replaceChildren(
       make("div", { className: "bar" }, this.sides, this.search, this.found, make("span", { className: "space" }),
@@ -143,7 +143,9 @@ class Flame {
     if (!this.tree) return;
     const typed = namesWith(this.calls.names, this.search.value);
     this.marks = typed;
-    if (!typed && this.named) {
+    // Inside the chosen frame nothing needs to stand out.
+    const isInside = this.focus.name >= 0 && this.calls.names[this.focus.name] === this.named;
+    if (!typed && this.named && !isInside) {
       this.marks = new Uint8Array(this.calls.names.length);
       const code = this.calls.names.indexOf(this.named);
       if (code >= 0) this.marks[code] = 1;
@@ -348,9 +350,9 @@ class Flame {
         : "Callers stand above what they call; wide is long. Click a frame to zoom into it and to choose it on the whole page, Escape to leave."));
       return;
     }
-    const path = make("span", {});
+    const path = make("span", { className: "path" });
     pathOf(frame).slice(0, -1).forEach((each, index) => path.append(index ? " › " : "",
-      make("button", { type: "button", onclick: () => this.#enter(each) }, this.#nameOf(each))));
+      make("button", { type: "button", title: this.#nameOf(each), onclick: () => this.#enter(each) }, shortened(this.#nameOf(each)))));
     this.detail.replaceChildren(
       make("div", { className: "head" }, make("h6", {}, this.#nameOf(frame))),
       listed([...this.#facts(frame), [this.isInverted ? "callees" : "called by", path.childNodes.length ? path : ""]]));

@@ -30,7 +30,7 @@ class Timeline {
     this.folded = new Set();
     this.scroll = 0;
     this.held = new Set();
-    this.named = "";
+    this.named = this.told = "";
     this.#build();
     this.#listen();
     this.#load();
@@ -43,17 +43,28 @@ class Timeline {
   }
 
   update(data) {
-    if (data.height !== this.height) {
-      this.height = data.height;
-      this.stage.style.height = `${data.height}px`;
-      this.#resize();
+    if (data.height !== this.most) {
+      this.most = data.height;
+      this.#fit();
     }
-    if (data.selected !== this.named) {
-      this.named = data.selected;
-      const isShown = this.row >= 0 && this.events?.nameOf(this.row) === data.selected;
-      if (!isShown) this.#let();
-      this.#stress();
-    }
+    // Only what the page has chosen anew counts: it need not take up every click.
+    if (data.selected === this.told) return;
+    this.told = data.selected;
+    if (data.selected === this.named) return;
+    this.named = data.selected;
+    if (this.row >= 0 && this.events.nameOf(this.row) !== data.selected) this.#let();
+    this.#stress();
+  }
+
+  // As high as the page allows, and no higher than the tracks are.
+  #fit() {
+    const tracks = this.events?.tracks ?? [];
+    const processes = new Set(tracks.map((each) => each.process)).size;
+    const lanes = tracks.reduce((sum, each) => sum + each.lanes.length * LANE + FOOT, 0);
+    const wanted = MAP + RULER + processes * HEAD + lanes + 4;
+    this.height = tracks.length ? Math.min(this.most, Math.max(200, wanted)) : this.most;
+    this.stage.style.height = `${this.height}px`;
+    this.#resize();
   }
 
   // ---- what the page holds -----------------------------------------------------------------
@@ -91,7 +102,7 @@ class Timeline {
     this.detail.setAttribute("aria-live", "polite");
     this.keys = make("div", { className: "detail keys", hidden: true },
       ...KEYS.map(([key, words]) => make("span", {}, make("kbd", {}, key), ` ${words}`)));
-    this.root.replaceChildren(
+    this.body = make("div", {},
       make("div", { className: "bar" }, this.search,
         make("span", { className: "group" }, this.before, this.after), this.found,
         make("span", { className: "space" }), this.about, this.colours,
@@ -100,6 +111,7 @@ class Timeline {
           button("Fit", "Show the whole trace", () => this.#show(0, this.events?.span ?? 1))),
         this.help),
       this.stage, this.legend, this.keys, this.detail);
+    this.root.replaceChildren(this.body);
     this.context = this.canvas.getContext("2d", { alpha: false });
     onTheme(this.root, () => this.#paint());
   }
@@ -125,7 +137,7 @@ class Timeline {
     this.about.textContent = `${counted(count, "event")} · ${timeText(span * unit)}${left}`;
     [this.from, this.to] = [0, span];
     this.#paint();
-    this.#resize();
+    this.#fit();
     this.#stress();
     this.#tell();
     this.#draw();
@@ -145,6 +157,8 @@ class Timeline {
     this.fills = fills;
     this.full = Uint32Array.from(fills, packed);
     this.dim = Uint32Array.from(fills, (each) => packed(mixed(each, this.theme.background, 0.72)));
+    // A search asks where; a choice keeps its surroundings.
+    this.soft = Uint32Array.from(fills, (each) => packed(mixed(each, this.theme.background, 0.5)));
     this.inks = fills.map(inkOn);
     this.map = null;
     this.#explain(byKind);
@@ -393,7 +407,7 @@ class Timeline {
   #lane(lane, top, bottom, labelY, marked) {
     const { plotWidth } = this;
     const base = top * plotWidth;
-    this.#rows(null, lane.first, lane.last, base, marked ? this.dim : this.full, marked ? -1 : labelY);
+    this.#rows(null, lane.first, lane.last, base, !marked ? this.full : marked === this.hits ? this.dim : this.soft, marked ? -1 : labelY);
     if (marked) {
       const index = this.events.lanes.indexOf(lane);
       const [first, last] = [marked.bounds[index], marked.bounds[index + 1]];
@@ -736,9 +750,9 @@ class Timeline {
     stage.addEventListener("pointercancel", () => { this.press = null; });
     stage.addEventListener("pointerleave", () => this.#hoverOver(-1));
     stage.addEventListener("dblclick", (event) => this.#double(...point(event)));
-    stage.addEventListener("keydown", (event) => this.#key(event));
-    stage.addEventListener("keyup", (event) => this.held.delete(event.key.toLowerCase()));
-    stage.addEventListener("blur", () => this.held.clear());
+    this.body.addEventListener("keydown", (event) => this.#key(event));
+    this.body.addEventListener("keyup", (event) => this.held.delete(event.key.toLowerCase()));
+    this.body.addEventListener("focusout", () => this.held.clear());
     this.search.addEventListener("keydown", (event) => {
       if (event.key === "Enter") this.#step(!event.shiftKey);
       if (event.key === "Escape") {
@@ -878,6 +892,8 @@ class Timeline {
 
   #key(event) {
     if (!this.events || event.ctrlKey || event.metaKey || event.altKey) return;
+    const isControl = event.target.tagName === "SELECT" || (event.target.tagName === "BUTTON" && event.key === "Enter");
+    if (isControl) return;
     const key = event.key.toLowerCase();
     if ("wasd".includes(key) && key.length === 1) {
       if (!this.held.size) this.#run();
