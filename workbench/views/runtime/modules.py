@@ -50,9 +50,11 @@ def _picture(subject: Subject, *, on_device: bool) -> None:
         subject.rank.modules, key=lambda each: each.device_self_ms if on_device else each.self_ms
     )
     time = slowest.device_self_ms if on_device else slowest.self_ms
+    shade = "bright" if charts.is_dark() else "dark"
     words = (
-        f"Wide is long, dark is time spent in the module itself. `{slowest.name or subject.name}`"
-        f" itself takes {ms_text(time / subject.divisor)} on the {where}, more than any other."
+        f"Wide is long, {shade} is time spent in the module itself."
+        f" `{subject.module_name(slowest)}` itself takes {ms_text(time / subject.divisor)}"
+        f" on the {where}, more than any other."
         " Click a module to enter it, its parent to leave."
     )
     if left_out:
@@ -129,7 +131,7 @@ def frame_of(
             "Device total": column(lambda each: each.device_total_ms / divisor),
             "Device self": column(lambda each: each.device_self_ms / divisor),
             "Calls": column(lambda each: each.calls / divisor),
-            "Operators": column(lambda each: each.operators / divisor or None),
+            "Operators": column(lambda each: each.operators / divisor),
             "GFLOP": column(lambda each: None if each.flops is None else each.flops / 1e9),
             "GFLOP/s": column(lambda each: _speed(each, weight)),
             "Moved": column(
@@ -141,13 +143,16 @@ def frame_of(
             "Parameters": column(lambda each: each.parameters),
             "dtype": [*(each.dtype for each in found), *("" for _ in extra)],
             "Module": [
-                *(each.name or subject.name for each in found), *(rows.OUTSIDE for _ in extra)
+                *map(subject.module_name, found),
+                *(rows.OUTSIDE for _ in extra),
             ],
         }
     )  # fmt: skip
     numbers = list(frame.columns[2:14])
     frame[numbers] = frame[numbers].astype(float)
     lacking = [each for each in numbers[3:] if frame[each].isna().all()]
+    if not frame["Operators"].any():
+        lacking.append("Operators")
     if not on_device:
         lacking += ["Device total", "Device self"]
     if not frame["dtype"].astype(bool).any():

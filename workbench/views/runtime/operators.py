@@ -28,6 +28,10 @@ _MISSING = {
     "Phase": "This trace marks no phases: our own runs do, and backward passes are told by their"
     " sequence numbers.",
 }
+_MISSING_IN_OURS = {
+    "Call stack": "Our own runs record no call stacks, which would slow them down: the page Code"
+    " tells the cost of each line.",
+}
 _EMPTY = {"Input shapes": "", "Call stack": rows.NO_STACK, "Module": rows.OUTSIDE, "Phase": ""}
 
 
@@ -53,7 +57,8 @@ def show(subject: Subject) -> None:
     grouped_by = by or "Operator"
     missing = _EMPTY.get(grouped_by)
     if missing is not None and (frame[grouped_by] == missing).all():
-        st.info(_MISSING[grouped_by], icon=":material/info:")
+        own = _MISSING_IN_OURS.get(grouped_by) if subject.profile is not None else None
+        st.info(own or _MISSING[grouped_by], icon=":material/info:")
         grouped_by = "Operator"
     grouped = group(frame, GROUPS[grouped_by])
     _chart(grouped, measure or measures[0], subject)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from typing import Any
 
 import pandas as pd
@@ -130,8 +131,7 @@ def _steps(subject: Subject) -> None:
         )  # fmt: skip
     chart.update_xaxes(type="category", nticks=20)
     chart.update_layout(barcornerradius=0, bargap=0.2)
-    times = sorted(each.time_ms for each in steps)
-    middle = times[len(times) // 2]
+    middle = statistics.median(each.time_ms for each in steps)
     slowest = max(steps, key=lambda each: each.time_ms)
     words = f"{len(steps)} steps, median {ms_text(middle)}, longest {ms_text(slowest.time_ms)}"
     words += f" ({slowest.name})."
@@ -190,7 +190,8 @@ def _top_modules(subject: Subject) -> None:
 
 def _top_kernels(subject: Subject) -> None:
     frame = rows.kernels(subject)
-    with layout.card("Kernels that take the most time", subject.per, stretch=True):
+    title = "Modules" if frame.empty else "Kernels that take the most time"
+    with layout.card(title, subject.per, stretch=True):
         if frame.empty:
             st.caption(
                 "The trace names no modules. Record it with `with_stack=True` (classes of modules)"
@@ -216,7 +217,7 @@ def _bars(
     ]
     chart = charts.bars(
         [clipped(each, 34) for each in names], [each / scale for each in times], texts,
-        unit=f"self time ({unit})", colours=colour, height=300,
+        unit=f"self time ({unit})", colours=colour,
     )  # fmt: skip
     chart.update_xaxes(range=[0, 1.9 * max([*times, 1e-9]) / scale])
     charts.plain(chart, key=key)
@@ -271,8 +272,7 @@ def _time(shares: tuple[TimeShare, ...], name: str) -> float:
 
 
 def _median(steps: Any, name: str) -> float:
-    times = sorted(_time(each.shares, name) for each in steps)
-    return float(times[len(times) // 2])
+    return statistics.median(_time(each.shares, name) for each in steps)
 
 
 def _step_label(name: str) -> str:

@@ -22,7 +22,7 @@ WORDS: dict[str, str] = {
     "memset": "only fills ran",
     "runtime": "the host was inside the driver (launches, synchronisation)",
     "data loading": "the host fetched data",
-    "CPU operators": "the host computed, the device did nothing",
+    "CPU operators": "operators ran on the host, and nothing on a device",
     "other": "Python and everything between operators",
 }
 

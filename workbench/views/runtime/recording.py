@@ -26,7 +26,8 @@ profiler.export_chrome_trace("trace.json.gz")
 
 def lacks(subject: Subject) -> None:
     """The card that tells what the trace lacks; nothing where it lacks nothing."""
-    found = (*subject.rank.lacks,)
+    # A run of our own is recorded by us: there is nothing to do about what it lacks.
+    found = () if subject.profile is not None else subject.rank.lacks
     notes = (*subject.rank.warnings, *subject.report.warnings)
     if subject.rank.left_out:
         notes = (
@@ -41,7 +42,7 @@ def lacks(subject: Subject) -> None:
             st.markdown(f":material/videocam_off: {each}")
         for each in dict.fromkeys(notes):
             st.markdown(f":material/info: {each}")
-        if found and subject.profile is None:
+        if found:
             with st.expander("Record it again with everything", icon=":material/code:"):
                 how()
 

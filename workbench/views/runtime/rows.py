@@ -78,7 +78,10 @@ def modules(subject: Subject) -> pd.DataFrame:
     extra = [] if outside is None else [outside]
     frame = pd.DataFrame(
         {
-            "Module": [*(each.name or subject.name for each in found), *(OUTSIDE for _ in extra)],
+            "Module": [
+                *map(subject.module_name, found),
+                *(OUTSIDE for _ in extra),
+            ],
             "Type": [*(each.type for each in found), *("–" for _ in extra)],
             "Total": [*(each.total_ms for each in found), *extra],
             "Self": [*(each.self_ms for each in found), *extra],

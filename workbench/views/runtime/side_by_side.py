@@ -20,10 +20,12 @@ _SAME = 0.02
 
 def show(subject: Subject) -> None:
     """The view Side by side."""
+    is_imported = subject.report.study is None
     others = {
         each.id: f"{each.name} ({'own run' if each.study else 'imported'},"
         f" {ago_text(each.created)})"
-        for each in session.traces()
+        # Of the same kind first: two imported traces, or two runs of our own.
+        for each in sorted(session.traces(), key=lambda e: (e.study is None) != is_imported)
         if each.id != subject.report.id
     }
     if not others:
@@ -46,9 +48,8 @@ def show(subject: Subject) -> None:
     if found is None:
         st.warning("One of the two traces is no longer in the store.", icon=":material/info:")
         return
-    _figures(found)
-    for words in found.words:
-        st.markdown(f":material/arrow_right: {words}")
+    _figures(found, subject.name, other.name)
+    st.markdown("\n".join(f"- {each[:1].upper()}{each[1:]}" for each in found.words))
     _changes(found, subject)
 
 
@@ -93,7 +94,7 @@ def _where(each: TraceDifference) -> str:
     return "only first" if each.second_ms is None else "both"
 
 
-def _figures(found: TraceComparison) -> None:
+def _figures(found: TraceComparison, first_name: str, second_name: str) -> None:
     first, second = found.first_step_ms, found.second_step_ms
     change = second / first - 1 if first else 0.0
     good = None if abs(change) < _SAME else change < 0
@@ -101,8 +102,8 @@ def _figures(found: TraceComparison) -> None:
     won = sum(each.change_ms for each in found.rows if each.kind == "part" and each.change_ms < 0)
     layout.figures(
         [
-            Figure(f"First: {clipped(found.first, 28)}", ms_text(first), words="mean step"),
-            Figure(f"Second: {clipped(found.second, 28)}", ms_text(second),
+            Figure(f"First: {clipped(first_name, 28)}", ms_text(first), words="mean step"),
+            Figure(f"Second: {clipped(second_name, 28)}", ms_text(second),
                    f"{100 * change:+.3g} %", good, words="against the first",
                    help="One recorded run each, no interleaved rounds: for a verdict with an"
                    " interval, use Compare."),

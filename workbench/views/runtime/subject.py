@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from engine.records import DeviceReport, Profile, RankReport, TraceReport
+from engine.records import DeviceReport, Profile, RankReport, TraceModule, TraceReport
+from workbench import tree
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,10 @@ class Subject:
         if self.steps == 1:
             return "one run" if self.profile else "the whole trace"
         return "a mean step" if self.divisor > 1 else f"all {self.steps} steps"
+
+    def module_name(self, module: TraceModule) -> str:
+        """Its path; what is looked at, for the whole model."""
+        return self.name if tree.is_root(module) else module.name
 
     def file_name(self, what: str) -> str:
         """The name of a download: `resnet50-operators.csv`."""
