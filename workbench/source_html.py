@@ -47,6 +47,8 @@ STYLE = """<style>
   padding: .1rem 0 .4rem;}
 .wb-legend span::before {content: ""; display: inline-block; width: .8rem; height: .6rem;
   border-radius: 2px; margin-right: .4rem; background: var(--c);}
+@media (max-width: 1200px) {.wb-src .c2 {display: none;} .wb-src td.bar {min-width: 5rem;}
+  .wb-src td, .wb-src th {padding-inline: .35rem;}}
 .wb-k {color: #8b5cf6; font-weight: 600;} .wb-s {color: #0d9488;} .wb-c {opacity: .6;
   font-style: italic;} .wb-d {color: #0284c7;}
 </style>"""
@@ -87,7 +89,9 @@ def source(rows: Sequence[Row], *, heads: Sequence[str] = (), with_bar: bool = F
     painted = painted_lines([each.text for each in rows])
     head = ""
     if heads:
-        cells = "".join(f"<th>{html.escape(each)}</th>" for each in heads)
+        cells = "".join(
+            f'<th class="c{index}">{html.escape(each)}</th>' for index, each in enumerate(heads)
+        )
         bar = '<th class="bar">of the run</th>' if with_bar else ""
         head = f'<tr><th></th><th>line</th>{cells}{bar}<th class="code">source</th></tr>'
     body = "".join(
@@ -156,8 +160,8 @@ def _row(row: Row, painted: str, *, with_bar: bool) -> str:
     )
     sign = "▸" if row.is_marked else ""
     cells = "".join(
-        f'<td class="{"" if each else "none"}">{html.escape(each) or "·"}</td>'
-        for each in row.cells
+        f'<td class="c{index} {"" if each else "none"}">{html.escape(each) or "·"}</td>'
+        for index, each in enumerate(row.cells)
     )
     bar = f'<td class="bar">{_bar(row.bar)}</td>' if with_bar else ""
     return (
@@ -174,8 +178,11 @@ def _lens(row: Row, *, with_bar: bool) -> str:
         return ""
     inset = " " * (len(row.text) - len(row.text.lstrip()))
     notes = "".join(f'<span class="wb-note">◆ {html.escape(each)}</span>' for each in row.notes)
-    before = 2 + len(row.cells) + with_bar
-    return f'<tr class="lens"><td colspan="{before}"></td><td class="code">{inset}{notes}</td></tr>'
+    cells = "".join(f'<td class="c{index}"></td>' for index in range(len(row.cells)))
+    bar = "<td></td>" if with_bar else ""
+    return (
+        f'<tr class="lens"><td></td><td></td>{cells}{bar}<td class="code">{inset}{notes}</td></tr>'
+    )
 
 
 def _bar(bar: Bar | None) -> str:

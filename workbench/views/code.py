@@ -74,7 +74,7 @@ def figures(report: CodeReport) -> None:
         )  # fmt: skip
     row.append(_breaks(report))
     row.append(
-        Figure("Time on these lines", percent_text(_covered(report)),
+        Figure("On these lines", percent_text(_covered(report)),
                f"of {ms_text(report.run_ms)}",
                help="What the listed lines and the libraries that they call take of one run; the"
                " rest is outside of the model: the loop that asks for tokens, sampling, waiting.")
