@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from engine.profile.traces.format import (
     args_in,
 )
 from engine.profile.traces.reading import TraceText
+from engine.profile.traces.values import Coded, all_are, first_of, number, numbers, text_of, whole
 
 _ROW = msgspec.structs.astuple
 # Beyond 60 years of microseconds a stamp is no stamp; nanoseconds of it still fit 63 bits.
@@ -47,25 +48,6 @@ _NUMBERS: dict[str, tuple[type[Any], float]] = {
     "blocks_per_sm": (np.float32, math.nan), "occupancy": (np.float32, math.nan),
 }  # fmt: skip
 _TEXTS = ("shapes", "dtypes", "stack", "grid", "block", "collective", "message_dtype")
-
-
-class _Coded(dict[Any, int]):
-    """A number for each value, given when it is first asked for."""
-
-    def __missing__(self, key: Any) -> int:
-        self[key] = code = len(self)
-        return code
-
-    def of(self, values: Sequence[Any], length: int) -> Codes:
-        """The numbers of all values."""
-        try:
-            return np.fromiter(map(self.__getitem__, values), np.int32, length)
-        except TypeError:  # a list or an object where the format has a name
-            return np.fromiter((self[_hashable(each)] for each in values), np.int32, length)
-
-
-def _hashable(value: Any) -> Any:
-    return tuple(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 class _Parts:
@@ -110,8 +92,8 @@ def read_columns(path: Path, *, progress: Callable[[int], None] | None = None) -
 
 class _Decoder:
     def __init__(self) -> None:
-        self.names, self.categories, self.threads = _Coded(), _Coded(), _Coded()
-        self.texts = _Coded({b"": 0})
+        self.names, self.categories, self.threads = Coded(), Coded(), Coded()
+        self.texts = Coded({b"": 0})
         self.parts = _Parts()
         self.base: list[tuple[NDArray[Any], ...]] = []
         self.moments: list[tuple[NDArray[Any], ...]] = []
@@ -154,20 +136,20 @@ class _Decoder:
         )
         rows = rows + self.rows
         before = columns.pop("external_before", ())
-        if not _all_are(None, before):
-            columns["external"] = _first(columns["external"], before)
+        if not all_are(None, before):
+            columns["external"] = first_of(columns["external"], before)
         before = columns.pop("shapes_before", ())
-        if not _all_are(NONE, before):
-            columns["shapes"] = _first(columns["shapes"], before, NONE)
+        if not all_are(NONE, before):
+            columns["shapes"] = first_of(columns["shapes"], before, NONE)
         if "elements_in" in columns:
             sent, received = columns.pop("elements_in"), columns.pop("elements_out")
             most = np.fmax(numbers(sent, -1.0), numbers(received, -1.0))
-            self.parts.add("elements", rows, _whole(most))
+            self.parts.add("elements", rows, whole(most))
             columns["message_dtype"] = columns.pop("dtype")
         if "forward_thread" in columns:
             self.parts.add("is_backward", rows, numbers(columns.pop("forward_thread"), 0.0) > 0)
         for name, values in columns.items():
-            if _all_are(NONE, values) or _all_are(None, values):
+            if all_are(NONE, values) or all_are(None, values):
                 continue
             if isinstance(values[0], Raw):
                 coded = self.texts.of(list(map(bytes, values)), len(values))
@@ -225,7 +207,7 @@ class _Decoder:
         return Columns(
             names=[str(each) for each in self.names],
             categories=categories,
-            texts=[_text(each) for each in self.texts],
+            texts=[text_of(each) for each in self.texts],
             threads=threads,
             name=name[order],
             category=category[order],
@@ -242,7 +224,7 @@ class _Decoder:
 
     def _threads(self) -> tuple[list[ThreadFacts], Codes]:
         """Lines of the trace; one that is written as a number here and as text there is one."""
-        lines = _Coded()
+        lines = Coded()
         codes = lines.of([(str(p), str(t)) for p, t in self.threads], len(self.threads))
         named = self.naming.get
         facts = [
@@ -258,7 +240,7 @@ class _Decoder:
 
     def _categories(self, name: Codes, category: Codes) -> tuple[list[str], Codes]:
         """Today's categories, and those of ours that names tell."""
-        coded = _Coded()
+        coded = Coded()
         found = coded.of([todays(each) for each in self.categories], len(self.categories))[category]
         for wanted, mark, among in (
             (DATA_LOADING, is_loading, None), ("communication", is_communication, coded["kernel"]),
@@ -281,54 +263,18 @@ class _Decoder:
         order = usable[np.argsort(stamp[usable], kind="stable")]
         return MemoryEvents(
             time=_nanoseconds(stamp[order] - origin),
-            bytes=_whole(size[order]),
-            address=_whole(address[order]),
-            device=_whole(device[order]).astype(np.int32),
-            allocated=_whole(allocated[order]),
-            reserved=_whole(reserved[order]),
+            bytes=whole(size[order]),
+            address=whole(address[order]),
+            device=whole(device[order]).astype(np.int32),
+            allocated=whole(allocated[order]),
+            reserved=whole(reserved[order]),
             thread=threads[thread[order]],
         )
-
-
-def numbers(values: Sequence[Any], missing: float) -> NDArray[np.float64]:
-    """The values as numbers, also those that were written as text; `missing` for the rest."""
-    try:
-        found = np.array(values, dtype=np.float64)
-    except (TypeError, ValueError, OverflowError):
-        found = np.zeros((0, 0))
-    if found.ndim != 1:  # lists among them
-        found = np.array([number(each, missing) for each in values], dtype=np.float64)
-    if not math.isnan(missing):
-        found[np.isnan(found)] = missing
-    return found
-
-
-def number(value: Any, missing: float) -> float:
-    """The value as a number; `missing` where it is none."""
-    if isinstance(value, str | int | float):
-        try:
-            found = float(value)
-        except (ValueError, OverflowError):
-            return missing
-        return missing if math.isnan(found) else found
-    return missing
-
-
-def _whole(values: NDArray[np.float64]) -> Ints:
-    return np.where(np.abs(values) < 2**62, values, -1).astype(np.int64)
 
 
 def _nanoseconds(microseconds: NDArray[np.float64]) -> Ints:
     # The difference is taken first: nanoseconds since 1970 do not fit a float's 53 bits.
     return np.rint(1e3 * microseconds).astype(np.int64)
-
-
-def _all_are(missing: Any, values: Sequence[Any]) -> bool:
-    return values.count(missing) == len(values)
-
-
-def _first(values: Iterable[Any], others: Iterable[Any], missing: Any = None) -> list[Any]:
-    return [b if a is missing else a for a, b in zip(values, others, strict=True)]
 
 
 def _sorted(thread: Codes, start: Ints, end: Ints) -> Ints:
@@ -341,17 +287,6 @@ def _sorted(thread: Codes, start: Ints, end: Ints) -> Ints:
         rows = order[among]
         order[among] = rows[np.lexsort((-end[rows], start[rows], thread[rows]))]
     return order
-
-
-def _text(raw: Any) -> str:
-    """A value of the file as text: a string's content, else the JSON."""
-    if not raw or raw == b"null":
-        return ""
-    try:
-        found = msgspec.json.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        found = raw.decode(errors="replace")
-    return found if isinstance(found, str) else str(found)
 
 
 def _any_name(naming: dict[tuple[str, str, str], str], process: str) -> str:
