@@ -16,7 +16,7 @@ OUTLIER_SIGMAS = 6.0
 GROUP = 32
 _NEAR_ZERO = 1e-3  # of the largest magnitude
 _PIECE = 1 << 22  # elements that are looked at together, in float32
-_ROUNDED = 1 << 23  # elements that rounding is tried on: rows evenly spread over the tensor
+_ROUNDED = 1 << 20  # elements that rounding is tried on: rows evenly spread over the tensor
 _WORTH = 2.0
 _SAFE = 0.02
 _HARMLESS = 0.005
@@ -63,51 +63,51 @@ def look_at(rows: Tensor) -> ValueStatistics:
     Standard deviation over all elements (not one less), as `torch.Tensor.std(correction=0)`.
     """
     found = ValueStatistics()
-    finite, total, tops = _first_pass(rows, found)
-    if not finite or found.minimum is None or found.maximum is None:
+    moments, tops = _first_pass(rows, found)
+    if not moments.count or found.minimum is None or found.maximum is None:
         return found
-    found.mean = total / finite
-    largest = max(abs(found.minimum), abs(found.maximum))
+    found.mean, found.std = moments.mean, math.sqrt(moments.squares / moments.count)
     low, high = found.minimum, found.maximum
-    edges_high = high if high > low else low + max(abs(low), 1.0) * 1e-6
-    counts = torch.zeros(BINS, dtype=torch.int64)
-    squares, near = 0.0, 0
+    near = _NEAR_ZERO * max(abs(low), abs(high))
+    top = high if high > low else low + max(abs(low), 1.0) * 1e-6
+    furthest = max(high - found.mean, found.mean - low)
+    found.max_over_std = furthest / found.std if found.std > 0 else 0.0
+    has_outliers = found.max_over_std > OUTLIER_SIGMAS
+    counts = torch.zeros(BINS, dtype=torch.float64)
+    found.near_zeros = outliers = 0
     for piece in _pieces(rows):
-        kept = _finite(piece)
-        squares += float((kept - found.mean).double().square().sum())
-        near += int((kept.abs() <= _NEAR_ZERO * largest).sum())
-        bins = ((kept - low) * (BINS / (edges_high - low))).to(torch.int64)
-        counts += torch.bincount(bins.clamp_(0, BINS - 1).flatten(), minlength=BINS)
-    found.std = math.sqrt(squares / finite)
-    found.near_zeros = near
-    found.histogram = WeightHistogram(low, edges_high, tuple(counts.tolist()))
-    if found.std > 0:
-        distance = max(high - found.mean, found.mean - low)
-        found.max_over_std = distance / found.std
-        found.outlier_share = _outliers(rows, found.mean, found.std, found.max_over_std) / finite
-    else:
-        found.max_over_std = found.outlier_share = 0.0
+        kept = piece[piece.isfinite()] if found.nan_count or found.inf_count else piece
+        counts += torch.histc(kept, BINS, low, top)
+        found.near_zeros += int((kept.abs() <= near).sum())
+        if has_outliers:
+            outliers += int(((kept - found.mean).abs() > OUTLIER_SIGMAS * found.std).sum())
+    found.histogram = WeightHistogram(low, top, tuple(int(each) for each in counts.tolist()))
+    found.outlier_share = outliers / moments.count
     if len(tops) > 1:
         middle = float(tops.median())
         found.channel_outlier_ratio = float(tops.max()) / middle if middle > 0 else None
     return found
 
 
-def rounding_error(rows: Tensor) -> RoundingError | None:
+def rounding_error(rows: Tensor, largest: float) -> RoundingError | None:
     """How far plain rounding moves a matrix [rows, columns]; None where all is zero.
 
     Symmetric levels, scales by the largest magnitude, no clipping: -127..127 for int8, -7..7 for
-    int4 in groups of 32. Of very large tensors, evenly spread rows are tried.
+    int4 in groups of 32. Of large tensors, about a million elements in evenly spread rows are
+    tried, with the whole tensor's scale where there is one for all.
+
+    Args:
+        rows: finite values of any real type.
+        largest: the largest magnitude of all rows.
     """
     step = max(1, rows.numel() // _ROUNDED)
     shown = rows[::step].float() if step > 1 else rows.float()
-    shown = torch.where(shown.isfinite(), shown, 0.0)
     norm = float(shown.double().square().sum().sqrt())
     if norm == 0:
         return None
     columns = shown.shape[1]
     padded = torch.nn.functional.pad(shown, (0, -columns % GROUP))
-    tensor = _moved(shown.reshape(1, -1), 127) / norm
+    tensor = _moved(shown, 127, torch.tensor([[largest]])) / norm
     channel = _moved(shown, 127) / norm
     group = _moved(padded.reshape(-1, GROUP), 7) / norm
     return RoundingError(tensor, channel, group, GROUP, _advice(tensor, channel, group))
@@ -125,50 +125,68 @@ def _advice(tensor: float, channel: float, group: float) -> str:
     return "; ".join(words)
 
 
-def _moved(rows: Tensor, levels: int) -> float:
-    """The 2-norm of what rounding to -levels..levels with a scale for each row changes."""
-    total = 0.0
-    for piece in torch.split(rows, max(1, _PIECE // max(1, rows.shape[1]))):
-        scale = piece.abs().amax(1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
-        scale = scale / levels
-        total += float((torch.round(piece / scale) * scale - piece).double().square().sum())
-    return math.sqrt(total)
+def _moved(rows: Tensor, levels: int, top: Tensor | None = None) -> float:
+    """The 2-norm of what rounding to -levels..levels changes.
+
+    Args:
+        rows: in float32.
+        levels: the highest one.
+        top: the magnitude that gets it; each row's own largest for None.
+    """
+    scale = rows.abs().amax(1, keepdim=True) if top is None else top
+    scale = scale.clamp_min(torch.finfo(torch.float32).tiny) / levels
+    return float(torch.linalg.vector_norm(torch.round(rows / scale) * scale - rows))
 
 
-def _first_pass(rows: Tensor, found: ValueStatistics) -> tuple[int, float, Tensor]:
-    finite, total, zeros = 0, 0.0, 0
-    groups = sparse = 0
-    tops = []
+@dataclass
+class _Moments:
+    """Count, mean and summed squared distances, put together from pieces.
+
+    Source: Chan, Golub and LeVeque 1979, Updating formulae for computing sample variances.
+    """
+
+    count: int = 0
+    mean: float = 0.0
+    squares: float = 0.0
+
+    def add(self, values: Tensor) -> None:
+        count = values.numel()
+        variance, mean = (float(each) for each in torch.var_mean(values, correction=0))
+        apart, total = mean - self.mean, self.count + count
+        self.squares += variance * count + apart**2 * self.count * count / total
+        self.mean += apart * count / total
+        self.count = total
+
+
+def _first_pass(rows: Tensor, found: ValueStatistics) -> tuple[_Moments, Tensor]:
+    moments, tops = _Moments(), []
+    zeros = groups = sparse = 0
     for piece in _pieces(rows):
-        is_finite = piece.isfinite()
-        if not bool(is_finite.all()):
+        low, high = (float(each) for each in torch.aminmax(piece))  # NaN wins in both
+        kept = piece
+        if not math.isfinite(low + high):
+            kept = piece[piece.isfinite()]
             found.nan_count += int(piece.isnan().sum())
             found.inf_count += int(piece.isinf().sum())
-        kept = piece[is_finite] if found.nan_count or found.inf_count else piece
-        if kept.numel():
-            low, high = torch.aminmax(kept)
-            found.minimum = _lower(found.minimum, float(low))
-            found.maximum = -_lower(None if found.maximum is None else -found.maximum, -float(high))
-        finite += kept.numel()
-        total += float(kept.double().sum())
-        is_zero = piece == 0
-        zeros += int(is_zero.sum())
-        if piece.shape[1] >= 4:
-            fours = is_zero[:, : piece.shape[1] // 4 * 4].reshape(-1, 4)
-            groups += fours.shape[0]
-            sparse += int((fours.sum(1) >= 2).sum())
+            piece = torch.where(piece.isfinite(), piece, 0.0)
+            if not kept.numel():
+                continue
+            low, high = (float(each) for each in torch.aminmax(kept))
+        found.minimum = low if found.minimum is None else min(found.minimum, low)
+        found.maximum = high if found.maximum is None else max(found.maximum, high)
+        moments.add(kept)
+        fours = piece.shape[1] // 4 * 4
+        groups += piece.shape[0] * fours // 4
+        if low <= 0 <= high:
+            here = int((kept == 0).sum())
+            zeros += here
+            if here and fours:
+                sparse += int(((piece[:, :fours] == 0).view(-1, 4).sum(1) >= 2).sum())
         if rows.shape[0] > 1:
-            tops.append(torch.where(is_finite, piece, 0.0).abs().amax(1))
+            tops.append(piece.abs().amax(1))
     found.zeros = zeros if rows.numel() else None
     found.pattern_2_4 = sparse / groups if groups else None
-    return finite, total, torch.cat(tops) if tops else torch.empty(0)
-
-
-def _outliers(rows: Tensor, mean: float, std: float, furthest: float) -> int:
-    if furthest <= OUTLIER_SIGMAS:
-        return 0
-    limit = OUTLIER_SIGMAS * std
-    return sum(int(((_finite(each) - mean).abs() > limit).sum()) for each in _pieces(rows))
+    return moments, torch.cat(tops) if tops else torch.empty(0)
 
 
 def _pieces(rows: Tensor) -> Iterator[Tensor]:
@@ -182,11 +200,3 @@ def _pieces(rows: Tensor) -> Iterator[Tensor]:
         return
     for piece in torch.split(rows, max(1, _PIECE // rows.shape[1])):
         yield piece.to(wide)
-
-
-def _finite(piece: Tensor) -> Tensor:
-    return piece[piece.isfinite()]
-
-
-def _lower(one: float | None, other: float) -> float:
-    return other if one is None else min(one, other)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
+import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor, nn
 
 from engine.profile.held_tensors import Held, has_storage, held_tensors, identity, plain
+from engine.profile.machine import usable_cores
 from engine.profile.weight_rank import matrix_rank, seconds_of_rank
 from engine.profile.weight_statistics import OUTLIER_SIGMAS, as_rows, look_at, rounding_error
 from engine.records import TensorGroup, TensorStatistics, WeightRank, WeightStatistics, replace
@@ -29,8 +31,9 @@ def weight_statistics(
 ) -> WeightStatistics:
     """Histogram, outliers, sparsity, rank and rounding error of every tensor.
 
-    One tensor is converted at a time, in pieces. Tied tensors are looked at once. Effective ranks
-    are computed in the model's order until `rank_seconds` are spent; what is left out says so.
+    A tensor is read in pieces; each core has one at a time. Tied tensors are looked at once.
+    Effective ranks are computed in the model's order until the cores have spent `rank_seconds` on
+    them; what is left out says so.
 
     Args:
         module: on any device; on meta there are shapes only.
@@ -43,29 +46,15 @@ def weight_statistics(
     clock = _RankClock(rank_seconds)
     held = list(held_tensors(module))
     shared = _shared_storage(held)
-    rows: list[TensorStatistics] = []
-    seen: dict[object, int] = {}
-    repeated: set[int] = set()
-    total = sum(each.size_bytes for each in held) or 1
-    done = 0
-    with torch.inference_mode():
-        for each in held:
-            progress(done / total, f"Looking at {each.name}")
-            done += each.size_bytes
-            key = identity(each)
-            if key is not None and key in seen:
-                repeated.add(len(rows))
-                row = dataclasses.replace(
-                    rows[seen[key]], name=each.name, module=each.module,
-                    module_type=each.module_type, kind=each.kind,
-                )  # fmt: skip
-            else:
-                row = _statistics(each, clock)
-                if key is not None:
-                    seen[key] = len(rows)
-            rows.append(row)
-        rows = _with_ties(rows, shared)
-        rows, duplicated = _with_duplicates(rows, held, repeated)
+    first: dict[object, int] = {}
+    repeated = {
+        index: at
+        for index, each in enumerate(held)
+        if (at := first.setdefault(identity(each) or index, index)) != index
+    }
+    rows = _all_statistics(held, repeated, clock, progress)
+    rows = _with_ties(rows, shared)
+    rows, duplicated = _with_duplicates(rows, held, repeated)
     tied = [
         TensorGroup("tied", names, next(each.size_bytes for each in rows if each.name == names[0]))
         for names in sorted(set(shared.values()))
@@ -88,6 +77,43 @@ def weight_statistics(
         and all(each.tensor is not None and each.tensor.is_meta for each in held),
         warnings=clock.warnings(),
     )
+
+
+def _all_statistics(
+    held: list[Held],
+    repeated: Mapping[int, int],
+    clock: _RankClock,
+    progress: Callable[[float, str], None],
+) -> list[TensorStatistics]:
+    """One row a tensor; those of `repeated` (index to the index that it repeats) are copied.
+
+    Cores take a tensor each: threads inside an operator would wait for each other at every piece.
+    """
+
+    def look(index: int) -> TensorStatistics:
+        with torch.inference_mode():
+            return _statistics(held[index], clock)
+
+    wanted = [index for index in range(len(held)) if index not in repeated]
+    total = sum(held[index].size_bytes for index in wanted) or 1
+    done, found = 0, {}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(usable_cores()) as pool:
+            for index, row in zip(wanted, pool.map(look, wanted), strict=True):
+                done += held[index].size_bytes
+                progress(done / total, f"Looked at {row.name}")
+                found[index] = row
+    finally:
+        torch.set_num_threads(threads)
+    for index, at in repeated.items():
+        each = held[index]
+        found[index] = replace(
+            found[at], name=each.name, module=each.module, module_type=each.module_type,
+            kind=each.kind,
+        )  # fmt: skip
+    return [found[index] for index in range(len(held))]
 
 
 def _statistics(each: Held, clock: _RankClock) -> TensorStatistics:
@@ -114,11 +140,15 @@ def _statistics(each: Held, clock: _RankClock) -> TensorStatistics:
     row = replace(blank, **vars(found))
     if values.dim() < 2 or not values.is_floating_point() or row.minimum is None:
         return row
-    rank, reason = _rank_of(values, rows, clock) if not found.nan_count + found.inf_count else (
-        None, "it holds NaN or Inf",
-    )  # fmt: skip
+    if found.nan_count or found.inf_count:
+        return replace(row, skipped="rank and rounding: it holds NaN or Inf")
+    rank, reason = _rank_of(values, rows, clock)
+    largest = max(abs(row.minimum), abs(row.maximum or 0.0))
     return replace(
-        row, rank=rank, rounding=rounding_error(rows), skipped=f"rank: {reason}" if reason else ""
+        row,
+        rank=rank,
+        rounding=rounding_error(rows, largest),
+        skipped=f"rank: {reason}" if reason else "",
     )
 
 
@@ -130,7 +160,7 @@ def _rank_of(values: Tensor, rows: Tensor, clock: _RankClock) -> tuple[WeightRan
         return None, f"no time was left of {clock.limit:.0f} s"
     began = time.perf_counter()
     found = matrix_rank(matrix)
-    clock.spent += time.perf_counter() - began
+    clock.spend(time.perf_counter() - began)
     return (replace(found, matrix=0) if values.dim() == 3 else found), ""
 
 
@@ -138,13 +168,19 @@ class _RankClock:
     """Time for singular values; large matrices that no longer fit are left out, and counted."""
 
     def __init__(self, limit: float) -> None:
-        self.limit, self.spent, self.left_out = limit, 0.0, 0
+        self.limit, self.left_out = limit, 0
+        self._spent, self._lock = 0.0, threading.Lock()
 
     def affords(self, seconds: float) -> bool:
-        if self.spent + seconds <= self.limit:
-            return True
-        self.left_out += 1
-        return False
+        with self._lock:
+            if self._spent + seconds <= self.limit:
+                return True
+            self.left_out += 1
+            return False
+
+    def spend(self, seconds: float) -> None:
+        with self._lock:
+            self._spent += seconds
 
     def warnings(self) -> tuple[str, ...]:
         if not self.left_out:
@@ -188,7 +224,7 @@ def _with_ties(
 
 
 def _with_duplicates(
-    rows: list[TensorStatistics], held: list[Held], repeated: set[int]
+    rows: list[TensorStatistics], held: list[Held], repeated: Mapping[int, int]
 ) -> tuple[list[TensorStatistics], list[TensorGroup]]:
     """Marks equal contents in storage of their own; constants (all ones) are left out.
 

@@ -82,14 +82,14 @@ def test_two_of_four_zeros_is_a_pattern():
 
 def test_rounding_errors_are_those_of_the_levels():
     values = torch.tensor([[127.0, 0.4], [12.7, 3.0]])
-    found = rounding_error(values)
+    found = rounding_error(values, 127.0)
     norm = float(values.norm())
     # By one scale of 1: 0.4 -> 0, 12.7 -> 13. By row: scales 1 and 0.1.
     assert found.int8_tensor == pytest.approx(math.sqrt(0.4**2 + 0.3**2) / norm, rel=1e-4)
     assert found.int8_channel == pytest.approx(0.4 / norm, rel=1e-3)
     levels = torch.tensor([[127.0, 0.0], [12.7, round(3.0 * 7 / 12.7) * 12.7 / 7]])
     assert found.int4_group == pytest.approx(float((levels - values).norm()) / norm, rel=1e-3)
-    assert rounding_error(torch.zeros(2, 2)) is None
+    assert rounding_error(torch.zeros(2, 2), 0.0) is None
 
 
 def test_the_rank_of_known_spectra():
