@@ -31,6 +31,7 @@ class Timeline {
     this.scroll = 0;
     this.held = new Set();
     this.named = this.told = "";
+    this.sameCode = -1;
     this.#build();
     this.#listen();
     this.#load();
@@ -160,6 +161,7 @@ class Timeline {
     // A search asks where; a choice keeps its surroundings.
     this.soft = Uint32Array.from(fills, (each) => packed(mixed(each, this.theme.background, 0.5)));
     this.inks = fills.map(inkOn);
+    this.softInks = fills.map((each) => inkOn(mixed(each, this.theme.background, 0.5)));
     this.map = null;
     this.#explain(byKind);
     this.later();
@@ -227,6 +229,7 @@ class Timeline {
     if (!this.events) return;
     const code = this.named ? this.events.names.indexOf(this.named) : -1;
     this.same = null;
+    this.sameCode = code; // drawn once more on top, with its words
     if (code >= 0) {
       const table = new Uint8Array(this.events.names.length);
       table[code] = 1;
@@ -407,11 +410,13 @@ class Timeline {
   #lane(lane, top, bottom, labelY, marked) {
     const { plotWidth } = this;
     const base = top * plotWidth;
-    this.#rows(null, lane.first, lane.last, base, !marked ? this.full : marked === this.hits ? this.dim : this.soft, marked ? -1 : labelY);
+    const [fills, inks] = !marked ? [this.full, this.inks]
+      : marked === this.hits ? [this.dim, null] : [this.soft, this.softInks];
+    this.#rows(null, lane.first, lane.last, base, fills, inks, labelY);
     if (marked) {
       const index = this.events.lanes.indexOf(lane);
       const [first, last] = [marked.bounds[index], marked.bounds[index + 1]];
-      if (last > first) this.#rows(marked.rows, first, last, base, this.full, labelY);
+      if (last > first) this.#rows(marked.rows, first, last, base, this.full, this.inks, labelY);
     }
     for (let y = top + 1; y < bottom; y++) {
       this.pixels.copyWithin(y * plotWidth, base, base + plotWidth);
@@ -420,7 +425,7 @@ class Timeline {
 
   // Events in the order of their starts onto one line. What is narrower than a pixel is merged:
   // its colour is that of the longest of a few, as strong as the pixel is covered.
-  #rows(rows, first, last, base, fills, labelY) {
+  #rows(rows, first, last, base, fills, inks, labelY) {
     const { pixels, plotWidth, from, to, scale } = this;
     const { start, duration, sums, name } = this.events;
     const isMarked = rows !== null;
@@ -440,8 +445,9 @@ class Timeline {
         // A line of background keeps neighbours apart.
         const edge = right - left >= 3 && right < plotWidth ? right - 1 : right;
         pixels.fill(fills[name[row]], base + left, base + edge);
-        if (labelY >= 0 && right - left > wanted && this.labels.length < MOST_LABELS) {
-          this.labels.push(row, left / this.ratio, right / this.ratio, labelY);
+        const isTwice = !isMarked && name[row] === this.sameCode;
+        if (inks && !isTwice && right - left > wanted && this.labels.length < 5 * MOST_LABELS) {
+          this.labels.push(row, left / this.ratio, right / this.ratio, labelY, inks[name[row]]);
         }
         place++;
         continue;
@@ -518,11 +524,11 @@ class Timeline {
     context.textBaseline = "middle";
     this.cutter ??= new Cutter(context);
     let ink = null;
-    for (let at = 0; at < labels.length; at += 4) {
+    for (let at = 0; at < labels.length; at += 5) {
       const [row, left, right, y] = [labels[at], labels[at + 1], labels[at + 2], labels[at + 3]];
       const text = this.cutter.cut(events.nameOf(row), right - left - 9);
       if (!text) continue;
-      const wanted = this.inks[events.name[row]];
+      const wanted = labels[at + 4];
       if (wanted !== ink) context.fillStyle = ink = wanted;
       context.fillText(text, this.gutter + left + 4, this.top + y - this.scroll + LANE / 2);
     }
