@@ -59,6 +59,11 @@ def count_text(number: float | None, unit: str = "") -> str:
     return f"{digits(number / 1000**step)} {_THOUSANDS[step]}{unit}"
 
 
+def parameters_text(number: float) -> str:
+    """A number of parameters as papers write it: `70.6 B`, `956 k`."""
+    return count_text(number).replace(" G", " B")
+
+
 def ratio_text(ratio: float | None) -> str:
     """A ratio to the baseline: `5.06×`."""
     return MISSING if ratio is None else f"{digits(ratio)}×"

@@ -6,7 +6,7 @@ import streamlit as st
 
 from engine.records import Study
 from workbench import jobs, layout, session
-from workbench.quantities import count_text
+from workbench.quantities import count_text, parameters_text
 
 
 def show() -> None:
@@ -43,7 +43,7 @@ def _study(studies: list[Study], chosen: Study | None) -> None:
         )
         if chosen is not None:
             st.caption(
-                f"{count_text(chosen.model.parameters)} parameters ·"
+                f"{parameters_text(chosen.model.parameters)} parameters ·"
                 f" {layout.workload_words(chosen)}"
             )
             device = chosen.workload.device

@@ -218,5 +218,26 @@ def test_a_model_without_weights_has_its_graph(monkeypatch):
     assert sum(each.flops or 0 for each in graph_of(program, inputs).nodes) == 8192 + 2048
 
 
+def test_the_verb_keeps_the_graph_of_the_study(tmp_path):
+    from engine import api, work
+    from engine.records import to_plain
+    from engine.store import Store
+    from tests.tiny_models import python_file
+
+    class Job:
+        store = Store(tmp_path / "store")
+
+        def progress(self, fraction, words):
+            pass
+
+        def log(self, text):
+            pass
+
+    asked = api.request(f"{python_file(tmp_path)}:build", trust=True)
+    made = work.WORK["graph"]({"request": to_plain(asked)}, Job())
+    assert Job.store.get("graph", made.study, ModelGraph) == made
+    assert names(made) == ["aten::linear", "aten::relu", "aten::linear"]
+
+
 def _refuse(module, inputs):
     raise RuntimeError("no")

@@ -12,6 +12,7 @@ from workbench.quantities import (
     digits,
     interval_text,
     ms_text,
+    parameters_text,
     percent_text,
     range_text,
     seconds_text,
@@ -60,3 +61,8 @@ def test_shares_and_moments() -> None:
     assert percent_text(0.3864) == "38.6 %"
     assert ago_text(0.0, now=150.0) == "2 min ago"
     assert ago_text(10.0, now=11.0) == "just now"
+
+
+def test_billions_of_parameters_are_written_as_papers_do() -> None:
+    assert parameters_text(70_553_706_496) == "70.6 B"
+    assert parameters_text(955_648) == "956 k"

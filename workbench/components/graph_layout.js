@@ -1,6 +1,6 @@
 // Places boxes: each level in layers from top to bottom, inner levels first.
 
-const PLACE = { row: 40, rank: 34, gap: 18, pad: 18, head: 44, most: 140, wide: 230, narrow: 92, strip: 12 };
+const PLACE = { row: 40, rank: 34, gap: 18, pad: 18, head: 44, most: 140, wide: 264, narrow: 92, strip: 12 };
 
 class Layout {
   constructor(boxes, measure) {

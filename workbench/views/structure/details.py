@@ -7,7 +7,14 @@ import streamlit as st
 
 from engine.records import ModuleProfile, OperatorProfile, Profile
 from workbench import tables, tree
-from workbench.quantities import bytes_text, count_text, digits, ms_text, percent_text
+from workbench.quantities import (
+    bytes_text,
+    count_text,
+    digits,
+    ms_text,
+    parameters_text,
+    percent_text,
+)
 from workbench.views.structure import selection
 
 
@@ -31,7 +38,8 @@ def show(profile: Profile) -> None:
 def _words(profile: Profile, module: ModuleProfile) -> str:
     totals = profile.totals
     facts = [
-        f"**{count_text(module.parameters)}** parameters ({bytes_text(module.parameter_bytes)})",
+        f"**{parameters_text(module.parameters)}** parameters"
+        f" ({bytes_text(module.parameter_bytes)})",
         f"**{count_text(module.flops, 'FLOP')}**{_part(module.flops, totals.flops)}",
         f"**{bytes_text(module.moved_bytes)}** moved"
         + _part(module.moved_bytes, totals.moved_bytes),
@@ -39,7 +47,7 @@ def _words(profile: Profile, module: ModuleProfile) -> str:
         f"{module.calls:,} calls",
     ]
     if module.active_parameters is not None:
-        facts.insert(1, f"**{count_text(module.active_parameters)}** active a token")
+        facts.insert(1, f"**{parameters_text(module.active_parameters)}** active a token")
     if module.time_ms is not None:
         facts.append(f"**{ms_text(module.time_ms)}**{_part(module.time_ms, totals.time_ms or 0)}")
     return " · ".join(facts)

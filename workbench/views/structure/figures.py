@@ -7,7 +7,7 @@ import streamlit as st
 from engine.records import Profile
 from workbench import layout
 from workbench.layout import Figure
-from workbench.quantities import bytes_text, count_text, digits, percent_text
+from workbench.quantities import bytes_text, count_text, digits, parameters_text, percent_text
 
 
 def show(profile: Profile) -> None:
@@ -38,11 +38,13 @@ def _parameters(profile: Profile) -> Figure:
     totals = profile.totals
     active = totals.active_parameters
     if active is None:
-        return Figure("Parameters", count_text(totals.parameters), words=profile.study.model.dtype)
+        return Figure(
+            "Parameters", parameters_text(totals.parameters), words=profile.study.model.dtype
+        )
     share = percent_text(active / totals.parameters) if totals.parameters else ""
     return Figure(
-        "Parameters", count_text(totals.parameters),
-        words=f"{count_text(active)} active a token ({share})",
+        "Parameters", parameters_text(totals.parameters),
+        words=f"{parameters_text(active)} active a token ({share})",
         help="A token is routed to some of the experts: active are the parameters that it meets.",
     )  # fmt: skip
 

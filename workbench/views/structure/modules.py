@@ -10,6 +10,8 @@ from workbench import tables, tree
 from workbench.views.structure import details, selection
 
 _INDENT = "\u2003"
+_FLOPS = ((1e6, "MFLOP"), (1e9, "GFLOP"), (1e12, "TFLOP"))
+_BYTES = ((2**20, "MiB"), (2**30, "GiB"))
 
 
 def show(profile: Profile) -> None:
@@ -58,16 +60,18 @@ def _frame(profile: Profile) -> pd.DataFrame:
     # In the order of the tree, as their author wrote them.
     modules = tree.filled_containers(profile.modules)
     known = {each.name for each in modules}
+    size, _ = _byte_unit(profile)
+    flops, _ = _flop_unit(profile)
     frame = pd.DataFrame(
         {
             "Module": [_INDENT * _depth(each, known) + _label(each, profile) for each in modules],
             "Type": [each.type for each in modules],
             "Parameters": [each.parameters for each in modules],
-            "Weights": [each.parameter_bytes / 2**20 for each in modules],
-            "MFLOP": [each.flops / 1e6 for each in modules],
+            "Weights": [each.parameter_bytes / size for each in modules],
+            "FLOPs": [each.flops / flops for each in modules],
             "Share": [each.flops / whole for each in modules],
-            "Moved": [each.moved_bytes / 2**20 for each in modules],
-            "Activations": [each.activation_bytes / 2**20 for each in modules],
+            "Moved": [each.moved_bytes / size for each in modules],
+            "Activations": [each.activation_bytes / size for each in modules],
             "FLOP/B": [each.arithmetic_intensity for each in modules],
             "dtype": [each.dtype for each in modules],
             "Calls": [each.calls for each in modules],
@@ -84,9 +88,20 @@ def _frame(profile: Profile) -> pd.DataFrame:
         frame.insert(int(at) + 1, "Active", active)  # type: ignore[arg-type]
     if any(each.elementwise_flops for each in modules):
         at = frame.columns.get_loc("Share")
-        frame.insert(int(at) + 1, "Elementwise", [e.elementwise_flops / 1e6 for e in modules])  # type: ignore[arg-type]
+        frame.insert(int(at) + 1, "Elementwise", [e.elementwise_flops / flops for e in modules])  # type: ignore[arg-type]
     frame["Path"] = [each.name or tree.ROOT for each in modules]
     return frame
+
+
+def _flop_unit(profile: Profile) -> tuple[float, str]:
+    """One unit for the whole column, in which the model does not take more than five digits."""
+    most = profile.totals.flops
+    return next((each for each in _FLOPS if most < 1e5 * each[0]), _FLOPS[-1])
+
+
+def _byte_unit(profile: Profile) -> tuple[float, str]:
+    most = max(profile.totals.moved_bytes, profile.totals.parameter_bytes)
+    return _BYTES[0] if most < 1e5 * _BYTES[0][0] else _BYTES[1]
 
 
 def _depth(module: ModuleProfile, known: set[str]) -> int:
@@ -104,6 +119,7 @@ def _label(module: ModuleProfile, profile: Profile) -> str:
 
 def _columns(profile: Profile) -> tables.Columns:
     number = st.column_config.NumberColumn
+    (_, size), (_, flops) = _byte_unit(profile), _flop_unit(profile)
     return {
         "Module": st.column_config.TextColumn(pinned=True, width="medium"),
         "Time": number("Time (ms)", format="%.3f", help="With everything below it, in one run."),
@@ -113,11 +129,13 @@ def _columns(profile: Profile) -> tables.Columns:
         "Active": number(
             format="localized", help="Of its parameters, what one token meets after routing."
         ),
-        "Weights": tables.megabytes("Weights"),
-        "MFLOP": number(format="%.3f", help="Products; elementwise arithmetic stands apart."),
-        "Elementwise": number("Elementwise (MFLOP)", format="%.3f"),
+        "Weights": number(f"Weights ({size})", format="%.3f"),
+        "FLOPs": number(
+            flops, format="%.3f", help="Products; elementwise arithmetic stands apart."
+        ),
+        "Elementwise": number(f"Elementwise ({flops})", format="%.3f"),
         "Share": tables.share("Share of FLOPs"),
-        "Moved": tables.megabytes("Moved"),
-        "Activations": tables.megabytes("Activations"),
+        "Moved": number(f"Moved ({size})", format="%.3f"),
+        "Activations": number(f"Activations ({size})", format="%.3f"),
         "FLOP/B": number(format="%.2f"),
     }
