@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -65,6 +66,24 @@ def test_a_profile_is_whole_and_crosses_a_process(tmp_path, kind, monkeypatch):
     assert profile.operators == tuple(
         sorted(profile.operators, key=lambda each: -each.self_time_ms)
     )
+
+
+def test_the_report_of_its_trace_has_the_counts_beside_the_times(tmp_path, monkeypatch):
+    monkeypatch.setattr("engine.profile.latency._MAX_SAMPLES", 3)
+    program, inputs = mlp(rows=8)
+    kept = []
+    profile = profiled(tmp_path, program, inputs, Workload(), keep_trace=kept.append)
+    (found,) = kept
+    assert (found.id, found.study) == (profile.trace_report, profile.study.id)
+    (rank,) = found.ranks
+    assert Path(rank.timeline).parent == tmp_path / "run"
+    modules = {each.name: each for each in rank.modules}
+    # 2 * 8 rows * 16 in * 32 out
+    assert (modules["up"].flops, modules["up"].type) == (8192, "Linear")
+    assert sum(each.flops or 0 for each in rank.operators if each.name == "aten::addmm") == (
+        profile.totals.flops
+    )
+    assert rank.span_ms == pytest.approx(profile.totals.time_ms)
 
 
 def test_counts_alone_run_nothing(tmp_path):

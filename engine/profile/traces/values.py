@@ -52,7 +52,7 @@ def number(value: Any, missing: float) -> float:
             found = float(value)
         except (ValueError, OverflowError):
             return missing
-        return missing if math.isnan(found) else found
+        return found if math.isfinite(found) else missing
     return missing
 
 

@@ -21,7 +21,7 @@ from tests.profile.traces.gpu_trace import write_steps
 ODD = st.one_of(
     st.none(), st.booleans(), st.text(max_size=5), st.lists(st.integers(0, 3), max_size=2),
     st.dictionaries(st.text(max_size=2), st.integers(), max_size=1),
-    st.sampled_from([math.nan, math.inf, -1, -1e300, 1e300, 2**63, 2**70, "12", "1.5", ""]),
+    st.sampled_from([math.nan, math.inf, -1, -1e300, 1e300, 2**63, 2**70, "12", "1.5", "", "inf"]),
 )  # fmt: skip
 TIME = st.one_of(st.integers(0, 50), st.floats(0, 50), ODD)
 IDS = st.one_of(st.integers(-1, 6), ODD)
