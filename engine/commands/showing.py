@@ -29,6 +29,7 @@ from engine.records import (
     Recipe,
     Study,
     Suggestion,
+    Totals,
     VariantResult,
 )
 
@@ -104,7 +105,8 @@ def profile_text(found: Profile) -> str:
     latency = found.latency_ms
     lines = [
         _study_line(found.study),
-        f"{count_text(totals.parameters)} parameters, {flops_text(totals.flops)} a run"
+        f"{count_text(totals.parameters)} parameters{_active(totals)}, "
+        f"{flops_text(totals.flops)} a run"
         + (f", {ms_text(latency.median)} (p95 {ms_text(latency.p95)})" if latency else ""),
     ]
     if found.memory:
@@ -132,6 +134,12 @@ def profile_text(found: Profile) -> str:
             names.append(f"and {len(often) - _SHOWN_OPERATORS} more (--json names all)")
         lines.append(f"not counted, no formula: {', '.join(names)}")
     return "\n".join([*lines, *found.warnings])
+
+
+def _active(totals: Totals) -> str:
+    if totals.active_parameters is None:
+        return ""
+    return f" ({count_text(totals.active_parameters)} active for each token)"
 
 
 def suggestions_text(study: Study, found: Sequence[Suggestion]) -> str:

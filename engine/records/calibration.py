@@ -123,7 +123,7 @@ class RooflineDot:
     `name` is the module's, `operator` is empty where the dot stands for the whole module.
     `share` is achieved over attainable FLOPs for a second at this intensity, 0 to 1; it can exceed
     1 where weights stay in a cache that is faster than the memory that the roof is drawn with.
-    `bound` is overhead where most of the time is the dispatch of its calls.
+    `bound` is overhead where most of the time is the dispatch of its operators' `calls`.
     """
 
     name: str
