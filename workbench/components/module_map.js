@@ -103,7 +103,7 @@ class ModuleMap {
       body.setAttribute(name, value);
     }
     group.append(body);
-    if (tall > 13) {
+    if (tall > 16) {
       const ink = inkOn(fill);
       const label = cell.name ? cell.name.slice(cell.parent ? cell.parent.length + 1 : 0) : this.data.title;
       const add = (text, top, kind) => {
@@ -116,9 +116,9 @@ class ModuleMap {
         group.append(made);
       };
       const middle = Math.min(tall / 2, 40);
-      if (tall > 31) {
+      if (tall > 33) {
         add(label, middle - 2, "title");
-        add(`${cell.type} · ${cell.text}`, middle + 12, "words");
+        add(`${cell.text} · ${cell.type}`, middle + 12, "words");
       } else add(label, tall / 2 + 4, "title");
     }
     return group;

@@ -15,7 +15,7 @@ from workbench.views.structure import measures, modules, selection
 def show(profile: Profile) -> None:
     """The view Map."""
     known = measures.measures(profile)
-    with st.container(horizontal=True, gap="large"):
+    with st.container(horizontal=True, gap="medium"):
         width = st.segmented_control(
             "Size", list(known), default="FLOPs", required=True, key="map_size"
         )

@@ -65,18 +65,18 @@ def show(profile: Profile) -> None:
 
 def _head(found: WeightStatistics, profile: Profile) -> None:
     bad = sum(each.nan_count + each.inf_count for each in found.tensors)
-    tied = [each for each in found.groups if each.kind == "tied"]
+    tied = sum(len(each.names) for each in found.groups if each.kind == "tied")
     layout.figures(
         [
             Figure("Tensors", f"{len(found.tensors):,}",
-                   words=f"{count_text(found.elements)} numbers"),
+                   help=f"{count_text(found.elements)} numbers in all."),
             Figure("Held", bytes_text(found.held_bytes), help="Shared storage counts once."),
-            Figure("Zeros in parameters", _zeros(found),
-                   help="Exact zeros; buffers such as masks are left out."),
-            Figure("Tied", f"{len(tied)} groups" if len(tied) != 1 else "1 group",
-                   help="Tensors that are one and the same storage."),
+            Figure("Zeros", _zeros(found),
+                   help="Exact zeros of parameters; buffers such as masks are left out."),
             Figure("Duplicated", bytes_text(found.duplicated_bytes),
-                   help="Equal content in storage of its own: sharing it would save this."),
+                   words=f"{tied} tied" if tied else None,
+                   help="Equal content in storage of its own: sharing it would save this. Tied"
+                        " tensors are one storage under several names and cost nothing twice."),
             Figure("NaN or Inf", f"{bad:,}", good=None if not bad else False,
                    change="broken" if bad else None),
         ]
