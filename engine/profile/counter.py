@@ -25,7 +25,7 @@ from engine.profile.formulas import (
     written_bytes,
 )
 from engine.profile.memory.live import LiveMemory
-from engine.profile.memory.workspaces import workspace_bytes
+from engine.profile.memory.workspaces import kept_bytes, workspace_bytes
 from engine.shapes import Call, ShapeMemo
 
 Key = tuple[str, str, str, str]  # operator, module, phase, dtype
@@ -177,8 +177,9 @@ class OperatorCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self._memo.costs[call] = cost
         name = cost.name
         module = self.stack.innermost
+        kept = kept_bytes(func, args, self._device)
         for each in outputs:
-            self.memory.see(each, name, module, self.phase)
+            self.memory.see(each, name, module, self.phase, least=kept)
         self.memory.work(cost.working_bytes, name, module, self.phase)
         row = self.rows[(name, module, self.phase, cost.dtype)]
         moved = cost.moved_bytes

@@ -44,13 +44,21 @@ class LiveMemory:
         """How many allocations and frees there were."""
         return self._moment
 
-    def see(self, tensor: Tensor, operator: str = "", module: str = "", phase: str = "") -> None:
-        """Adds the tensor's storage where it is new."""
+    def see(
+        self,
+        tensor: Tensor,
+        operator: str = "",
+        module: str = "",
+        phase: str = "",
+        *,
+        least: int = 0,
+    ) -> None:
+        """Adds the tensor's storage where it is new; it takes at least so many bytes."""
         storage = tensor.untyped_storage()
         key = storage._cdata
         if key in self._seen or key in self._resident:
             return
-        size = storage.nbytes()
+        size = max(storage.nbytes(), least)
         if not size:
             return
         row = self._add(size, (operator, module, phase, tensor.shape, tensor.dtype))

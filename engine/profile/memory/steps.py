@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+import numpy as np
+
 from engine.profile.curves import curve
 from engine.profile.memory.lives import Label, Lives
 from engine.records import MEMORY_CATEGORIES, MemoryBlock, MemoryPhase, MemoryTimeline
@@ -70,19 +72,24 @@ def part_of(lives: Lives, begun: int) -> PartMemory:
 def memory_of_steps(
     samples: Sequence[tuple[int, PartMemory]], first: int, last: int
 ) -> StepsMemory | None:
-    """The memory of steps first..last from some of them; None where it would not be exact."""
-    peaks = curve([(at, each.peak_bytes) for at, each in samples])
+    """The memory of steps first..last from some of them; None where no curve tells what is left."""
     leaves = curve([(at, each.left_bytes) for at, each in samples])
-    if peaks is None or leaves is None:
+    if leaves is None:
         return None
+    # A kernel's workspace grows by blocks: where no curve fits, peaks between are drawn straight.
+    fitted = curve([(at, each.peak_bytes) for at, each in samples])
+    known = {at: each.peak_bytes for at, each in samples}
+    steps = np.arange(first, last + 1)
+    drawn = np.interp(steps, sorted(known), [known[at] for at in sorted(known)])
     top, highest, live = first, -1, 0
-    for at in range(first, last + 1):
-        if live + peaks.at(at) > highest:
-            top, highest = at, live + peaks.at(at)
+    for at in steps.tolist():
+        peak = fitted.at(at) if fitted else round(float(drawn[at - first]))
+        if live + peak > highest:
+            top, highest = at, live + peak
         live += leaves.at(at)
-    known = dict(samples)
-    nearest = min(known, key=lambda at: abs(at - top))
-    at_peak = _sum(_left_by(samples, first, top - 1), known[nearest].at_peak)
+    parts = dict(samples)
+    nearest = min(parts, key=lambda at: abs(at - top))
+    at_peak = _sum(_left_by(samples, first, top - 1), parts[nearest].at_peak)
     _settle(at_peak, highest)
     left = _left_by(samples, first, last)
     _settle(left, live)
