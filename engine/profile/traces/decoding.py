@@ -17,6 +17,7 @@ from engine.profile.traces.categories import DATA_LOADING, is_communication, is_
 from engine.profile.traces.columns import Codes, Columns, Ints, MemoryEvents, ThreadFacts
 from engine.profile.traces.facts import facts_of
 from engine.profile.traces.format import (
+    FROM_1970_US,
     NONE,
     DeviceArgs,
     Instant,
@@ -47,6 +48,7 @@ _NUMBERS: dict[str, tuple[type[Any], float]] = {
     "elements": (np.int64, -1), "group_size": (np.int32, -1),
     "blocks_per_sm": (np.float32, math.nan), "occupancy": (np.float32, math.nan),
 }  # fmt: skip
+_PROCESS = ("process_name", "process_labels")
 _TEXTS = ("shapes", "dtypes", "stack", "grid", "block", "collective", "message_dtype")
 
 
@@ -78,8 +80,8 @@ def read_columns(path: Path, *, progress: Callable[[int], None] | None = None) -
     Raises:
         InputError: a file that is missing, empty, cut short, too large or no trace, in one line.
     """
-    decoder = _Decoder()
     text = TraceText(path)
+    decoder = _Decoder(text)
     for events in text.stretches():
         decoder.add(events)
         if progress is not None:
@@ -91,7 +93,8 @@ def read_columns(path: Path, *, progress: Callable[[int], None] | None = None) -
 
 
 class _Decoder:
-    def __init__(self) -> None:
+    def __init__(self, text: TraceText) -> None:
+        self.text = text
         self.names, self.categories, self.threads = Coded(), Coded(), Coded()
         self.texts = Coded({b"": 0})
         self.parts = _Parts()
@@ -120,7 +123,7 @@ class _Decoder:
         self.base.append((
             self.names.of(name, length), categories,
             self.threads.of(list(zip(process, thread, strict=True)), length),
-            numbers(stamp, math.nan), numbers(long, 0.0),
+            self._stamps(stamp), numbers(long, 0.0),
         ))  # fmt: skip
         kinds = [_ARGS.get(todays(each), OperatorArgs) for each in self.categories]
         for kind in dict.fromkeys(kinds):
@@ -129,6 +132,13 @@ class _Decoder:
             if len(rows):
                 self._add_args(args_in([args[row] for row in rows.tolist()], kind), rows, kind)
         self.rows += length
+
+    def _stamps(self, values: Sequence[Any]) -> NDArray[np.float64]:
+        found = numbers(values, math.nan)
+        if self.text.origin_us is None:
+            return found
+        # The rest of them were whole numbers.
+        return np.where(found > FROM_1970_US, found - self.text.origin_us, found)
 
     def _add_args(self, args: list[Any], rows: Ints, kind: type[Any]) -> None:
         columns: dict[str, Sequence[Any]] = dict(
@@ -166,7 +176,7 @@ class _Decoder:
         reserved, allocated, size, address, device, kind = (numbers(each, -1.0) for each in columns)
         lines = [(each.pid, each.tid) for each in moments]
         self.moments.append((
-            numbers([each.ts for each in moments], math.nan), size, address,
+            self._stamps([each.ts for each in moments]), size, address,
             np.where(kind > 0, device, -1), allocated, reserved,
             self.threads.of(lines, len(lines)),
         ))  # fmt: skip
@@ -218,7 +228,7 @@ class _Decoder:
             memory=self._memory(origin, thread_code),
             read=self.read,
             dropped=int(length - usable.sum()),
-            origin_us=origin,
+            origin_us=origin + (self.text.origin_us or 0),
             **filled,
         )
 
@@ -230,8 +240,7 @@ class _Decoder:
         facts = [
             ThreadFacts(
                 p, t,
-                " ".join(filter(None, (named(("process_name", p, "0")) or _any_name(self.naming, p),
-                                       named(("process_labels", p, "0"))))),
+                " ".join(filter(None, (named((kind, p, "0")) for kind in _PROCESS))),
                 named(("thread_name", p, t), ""),
             )
             for p, t in lines
@@ -287,10 +296,3 @@ def _sorted(thread: Codes, start: Ints, end: Ints) -> Ints:
         rows = order[among]
         order[among] = rows[np.lexsort((-end[rows], start[rows], thread[rows]))]
     return order
-
-
-def _any_name(naming: dict[tuple[str, str, str], str], process: str) -> str:
-    return next(
-        (each for (kind, p, _), each in naming.items() if kind == "process_name" and p == process),
-        "",
-    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from decimal import Decimal
 from typing import Any, Union
 
 import msgspec
@@ -133,7 +134,11 @@ def _passed_over(phase: str) -> type[msgspec.Struct]:
 _KINDS: dict[str, type[Any]] = {"X": Timed, "i": Instant, "I": Instant, "M": Naming}
 # Arrows and counters: known, so that they cost nothing more than their commas.
 _PASSED_OVER = tuple(_passed_over(each) for each in "sftbenSTpFPNODBERcVvC(),")
-_DECODER: Any = msgspec.json.Decoder(list[Union[(Timed, Instant, Naming, *_PASSED_OVER)]])  # type: ignore[valid-type,unused-ignore]
+_EVENTS: Any = list[Union[(Timed, Instant, Naming, *_PASSED_OVER)]]  # type: ignore[valid-type]
+_DECODER: Any = msgspec.json.Decoder(_EVENTS)
+# Microseconds that a float cannot hold to the nanosecond: since 1970, with digits behind the point.
+_LONG_STAMP = re.compile(rb'"ts"\s*:\s*(\d{14,})\.\d')
+FROM_1970_US = 1e13
 _LOOSE = msgspec.json.Decoder(list[Any])
 _HEAD = msgspec.json.Decoder(Head)
 _ARGS: dict[type[Any], Any] = {
@@ -162,8 +167,30 @@ class Ended(Exception):
         self.at = at
 
 
-def events_in(text: bytes) -> list[Any]:
+def origin_in(text: bytes) -> int | None:
+    """What to take from stamps so that they keep their nanoseconds; None where they do."""
+    found = _LONG_STAMP.search(text)
+    return None if found is None else int(found[1])
+
+
+def decoder_from(origin_us: int | None) -> Any:
+    """A decoder of events whose long stamps are microseconds since `origin_us`."""
+    if origin_us is None:
+        return _DECODER
+
+    def stamp(text: str) -> float:
+        short = float(text)
+        return short if short < FROM_1970_US else float(Decimal(text) - origin_us)
+
+    return msgspec.json.Decoder(_EVENTS, float_hook=stamp)
+
+
+def events_in(text: bytes, decoder: Any = _DECODER) -> list[Any]:
     """The events of a JSON list; those that nobody reads are objects of other types.
+
+    Args:
+        text: the list.
+        decoder: what `decoder_from` returned.
 
     Raises:
         CutShort: the text ends inside the list.
@@ -171,7 +198,7 @@ def events_in(text: bytes) -> list[Any]:
         Malformed: it is no list.
     """
     try:
-        return _DECODER.decode(text)  # type: ignore[no-any-return]
+        return decoder.decode(text)  # type: ignore[no-any-return]
     except msgspec.ValidationError:
         return [_event(each) for each in _any_list(text)]
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

@@ -11,7 +11,16 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from engine.errors import InputError
-from engine.profile.traces.format import CutShort, Ended, Head, Malformed, events_in, head_in
+from engine.profile.traces.format import (
+    CutShort,
+    Ended,
+    Head,
+    Malformed,
+    decoder_from,
+    events_in,
+    head_in,
+    origin_in,
+)
 
 # What fits the processor's cache decodes twice as fast as eight times more.
 _STRETCH = 1 << 20
@@ -31,11 +40,14 @@ class TraceText:
         path: the file.
         bytes_read: how many bytes of text were read so far.
         head: what the file says of itself; whole once all stretches were read.
+        origin_us: what was taken from long stamps, None where it was nothing.
     """
 
     path: Path
     bytes_read: int = 0
     head: Head = field(default_factory=Head)
+    origin_us: int | None = None
+    _decoder: Any = None
 
     def stretches(self) -> Iterator[list[Any]]:
         """Lists of events, about a megabyte of text each.
@@ -61,12 +73,14 @@ class TraceText:
 
     def _stretches(self, file: BinaryIO) -> Iterator[list[Any]]:
         before, rest = self._head(file)
+        self.origin_us = origin_in(rest)
+        self._decoder = decoder_from(self.origin_us)
         is_list = before is None
         while block := self._more(file):
             text = rest + block
             for cut in _cuts(text):
                 try:
-                    events = events_in(b"[" + text[: cut + 1] + b"]")
+                    events = events_in(b"[" + text[: cut + 1] + b"]", self._decoder)
                 except (CutShort, Ended):
                     continue  # that comma lies inside an event, or behind them all
                 yield events
@@ -114,11 +128,15 @@ class TraceText:
         if is_list:
             text = rest.strip()
             # The format lets a bare list go without its end.
-            return events_in(b"[" + (text if text.endswith(b"]") else text.rstrip(b",") + b"]"))
+            text = text if text.endswith(b"]") else text.rstrip(b",") + b"]"
+            return events_in(b"[" + text, self._decoder)
         try:
             events_in(b"[" + rest)
         except Ended as ended:
-            events, after = events_in(b"[" + rest[: ended.at - 1]), rest[ended.at - 1 :]
+            events, after = (
+                events_in(b"[" + rest[: ended.at - 1], self._decoder),
+                rest[ended.at - 1 :],
+            )
             if after.rstrip().endswith(b"}"):
                 self.head = head_in(before + b'"traceEvents":[]' + after)
                 return events

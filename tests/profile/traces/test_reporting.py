@@ -6,6 +6,7 @@ import pytest
 
 from engine.errors import InputError
 from engine.profile.traces.comparing import compare_traces
+from engine.profile.traces.decoding import read_columns
 from engine.profile.traces.reporting import report
 from engine.records import TraceReport, from_json, to_json
 from tests.profile.models import event, write_trace
@@ -200,6 +201,22 @@ def test_nanosecond_stamps_keep_their_digits(tmp_path):
     # A float of that size has a step of 0.001 us.
     assert rank.span_ms == pytest.approx(0.1995, abs=2e-6)
     assert rank.operators[0].total_ms == pytest.approx(0.150, abs=1e-7)
+
+
+def test_nanoseconds_since_1970_keep_their_digits(tmp_path):
+    began = 1_759_302_000_123_456
+    operators = ", ".join(
+        json.dumps(event("aten::mm", 0, 1.5)).replace(
+            '"ts": 0', f'"ts": {began + 2 * index}.{tail}'
+        )
+        for index, tail in enumerate(("001", "502", "250"))
+    )
+    path = tmp_path / "t.json"
+    path.write_text('{"traceEvents": [' + operators + "]}")
+    columns = read_columns(path)
+    # A float of that size has a step of 250 ns.
+    assert columns.start.tolist() == [0, 2501, 4249]
+    assert columns.origin_us == pytest.approx(began)
 
 
 def test_launches_that_are_queued_leave_gaps_of_the_launch(tmp_path):
