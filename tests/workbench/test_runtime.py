@@ -184,6 +184,23 @@ def test_a_trace_is_opened_by_path(store: Store, open_page: Open, told: ToldJobs
     assert told.arguments["job0"] == {"path": str(made), "name": "job"}
 
 
+@pytest.mark.parametrize("names", [["a.json"], ["a.json", "b.json.gz"]])
+def test_uploads_are_kept_in_the_store(
+    names: list[str], store: Store, open_page: Open, told: ToldJobs
+) -> None:
+    app = look(open_page)
+    app.file_uploader(key="runtime_files").set_value(
+        [(name, name.encode(), "application/json") for name in names]
+    )
+    _send(app)
+    place = Path(told.arguments["job0"]["path"])
+    # Several files are ranks of one job: the folder is read.
+    folder = place if len(names) > 1 else place.parent
+    assert folder.parent == store.traces_folder
+    assert {each.name: each.read_text() for each in folder.iterdir()} == {n: n for n in names}
+    assert told.arguments["job0"]["name"] == "a"
+
+
 @pytest.mark.parametrize(
     ("typed", "reason"), [("", "Type the path"), ("/nowhere/at.json", "no file or folder")]
 )
