@@ -17,8 +17,11 @@ _mount = st.components.v2.component(
     "workbench_timeline",
     html='<div class="mw"></div>',
     css=script.joined("drawing.css"),
-    js=script.joined("drawing.js", "events.js", "timeline.js"),
-)
+    js=script.joined(
+        "drawing.js", "events.js", "timeline_view.js", "timeline_lanes.js", "timeline_frame.js",
+        "timeline_words.js", "timeline_marks.js", "timeline_hands.js", "timeline.js",
+    ),
+)  # fmt: skip
 
 
 def show(
