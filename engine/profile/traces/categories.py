@@ -9,7 +9,7 @@ DATA_LOADING = "data_loading"
 # Today's name for each category of the older format, and of other devices.
 _TODAY = {
     "operator": "cpu_op", "hpu_op": "cpu_op", "memcpy": "gpu_memcpy", "memset": "gpu_memset",
-    "concurrent_kernel": "kernel", "usertrace": "user_annotation",
+    "concurrent_kernel": "kernel", "mtia_ccp_events": "kernel", "usertrace": "user_annotation",
 }  # fmt: skip
 _LOADING = ("enumerate(DataLoader)", "enumerate(DataPipe)")
 # NVIDIA's and AMD's libraries name their kernels ncclKernel_* and ncclDevKernel_*; Intel's and

@@ -215,8 +215,9 @@ def _phases(
     own = np.full(len(columns.start), -1, dtype=np.int64)
     own[columns.is_backward | columns.named(_BACKWARD)] = 1
     own[columns.named("Optimizer.step")] = 2
+    own[columns.of(DATA_LOADING)] = 3
     found = inherited(own, parent, levels)
-    return ["forward", "backward", "optimizer"], np.maximum(found, 0)
+    return ["forward", "backward", "optimizer", "data loading"], np.maximum(found, 0)
 
 
 def _marked_phases(columns: Columns, marks: Ints) -> tuple[list[str], Ints]:
