@@ -341,13 +341,19 @@ def test_weights_only_checkpoint_opens_in_its_own_dtype(tmp_path):
     assert opened(folder).summary.dtype == "bfloat16"
 
 
-@pytest.mark.parametrize("missing", ["config.json", "model.safetensors"])
-def test_missing_parts_of_a_folder_are_named(tmp_path, missing):
+def test_a_folder_without_its_config_is_refused(tmp_path):
     folder = huggingface_folder(tmp_path / "model")
-    (folder / missing).unlink()
+    (folder / "config.json").unlink()
 
     with pytest.raises(ModelError, match=r"config\.json"):
         opened(folder)
+
+
+def test_a_folder_without_its_weights_says_so(tmp_path):
+    folder = huggingface_folder(tmp_path / "model")
+    (folder / "model.safetensors").unlink()
+
+    assert opened(folder).summary.has_weights is False
 
 
 def test_adapter_says_what_it_is(tmp_path):
