@@ -47,6 +47,7 @@ class Session:
         trace: the imported trace that Runtime looks at; None for the study's own run.
         rank: which of the trace's files, by its place in the report.
         operator: the operator that is selected on every view.
+        module: the module that is selected on every view of the Structure page, by its path.
         view: the view of the Runtime page.
         memory: the imported file that Memory looks at; None for the study's own run.
     """
@@ -61,6 +62,7 @@ class Session:
     trace: str | None = None
     rank: int = 0
     operator: str | None = None
+    module: str | None = None
     view: str | None = None
     memory: str | None = None
 
@@ -95,6 +97,7 @@ def current() -> Session:
         st.session_state[_KEY] = Session(
             study=asked.get("study"), comparison=asked.get("comparison"), tour="tour" in asked,
             trace=asked.get("trace"), operator=asked.get("operator"), view=asked.get("view"),
+            module=asked.get("module"),
             rank=int(rank) if rank.isdecimal() else 0, memory=asked.get("memory"),
         )  # fmt: skip
     found: Session = st.session_state[_KEY]
@@ -107,7 +110,7 @@ def address() -> dict[str, str]:
     named = {
         "study": here.study, "comparison": here.comparison, "tour": "1" if here.tour else None,
         "trace": here.trace, "rank": str(here.rank) if here.rank else None,
-        "operator": here.operator, "view": here.view, "memory": here.memory,
+        "operator": here.operator, "module": here.module, "view": here.view, "memory": here.memory,
     }  # fmt: skip
     return {name: value for name, value in named.items() if value}
 
@@ -124,6 +127,7 @@ def choose_study(study: str | None) -> None:
     here = current()
     if here.study != study:
         here.study, here.comparison, here.rank, here.operator = study, None, 0, None
+        here.module = None
     choose_trace(None)
 
 
@@ -137,6 +141,11 @@ def choose_trace(trace: str | None) -> None:
 def choose_operator(name: str | None) -> None:
     """Selects an operator on every view; with None, none."""
     current().operator = name
+
+
+def choose_module(path: str | None) -> None:
+    """Selects a module on every view; with None or an empty path, none."""
+    current().module = path or None
 
 
 def study() -> Study | None:

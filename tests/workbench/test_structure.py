@@ -32,7 +32,7 @@ def view(open_page: Open, name: str) -> AppTest:
 
 
 def choose(app: AppTest, module: str) -> AppTest:
-    app.session_state["structure_module"] = (STUDY, module)
+    app.session_state["workbench"].module = module
     return app.run()
 
 
@@ -72,11 +72,17 @@ def test_a_chosen_module_stands_in_the_table_with_its_operators(
     assert len(app.dataframe[0].value) == len(fixture_store.profile().modules)
 
 
-def test_a_choice_belongs_to_its_study(full: Store, open_page: Open) -> None:
-    app = view(open_page, "Modules")
-    app.session_state["structure_module"] = ("another", "head")
+def test_a_link_names_the_chosen_module(full: Store, open_page: Open) -> None:
+    app = choose(view(open_page, "Modules"), "blocks.1.norm1")
+    assert "blocks.1.norm1" in app.query_params["module"]
+    app.button(key="let_go").click().run()
     app.run()
+    assert "module" not in app.query_params
     assert "Choose a row" in text_of(app)
+
+
+def test_a_module_that_the_model_does_not_have_is_no_error(full: Store, open_page: Open) -> None:
+    assert "Choose a row" in text_of(choose(view(open_page, "Modules"), "layers.9"))
 
 
 def test_active_parameters_are_told_where_tokens_are_routed(full: Store, open_page: Open) -> None:

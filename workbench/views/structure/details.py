@@ -30,7 +30,10 @@ def show(profile: Profile) -> None:
     with st.container(border=True, key="module_details"):
         with st.container(horizontal=True, vertical_alignment="center"):
             st.markdown(f"##### `{module.name or tree.ROOT}` · {module.type}", width="stretch")
-            st.button("Let go", icon=":material/close:", on_click=selection.choose, args=(None,))
+            st.button(
+                "Let go", icon=":material/close:", key="let_go", on_click=selection.choose,
+                args=(None,),
+            )  # fmt: skip
         st.markdown(_words(profile, module))
         _operators(profile, module)
 

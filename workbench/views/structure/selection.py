@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import streamlit as st
-
 from engine.records import ModuleProfile, Profile
 from workbench import session, tree
-
-_KEY = "structure_module"
 
 
 def chosen() -> str | None:
     """The dotted path of the chosen module of this study."""
-    study, name = st.session_state.get(_KEY, (None, None))
-    return name if study == session.current().study else None
+    return session.current().module
 
 
-def choose(name: str | None) -> None:
-    """Chooses a module on every view; with None or an empty name, none."""
-    st.session_state[_KEY] = (session.current().study, name or None)
+def choose(path: str | None) -> None:
+    """Chooses a module on every view; with None or an empty path, none."""
+    session.choose_module(path)
 
 
-def find(profile: Profile, name: str | None) -> ModuleProfile | None:
+def find(profile: Profile, path: str | None) -> ModuleProfile | None:
     """The profile's row of a module."""
-    if name is None:
+    if path is None:
         return None
-    is_model = name in ("", tree.ROOT)
+    is_model = path in ("", tree.ROOT)
     for each in profile.modules:
-        if each.name == name or (is_model and tree.is_root(each)):
+        if each.name == path or (is_model and tree.is_root(each)):
             return each
     return None
