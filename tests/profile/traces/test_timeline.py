@@ -118,6 +118,12 @@ def test_the_profilers_own_mark_is_not_drawn(tmp_path: Path) -> None:
     assert columns["launcher"].tolist() == [timeline.NONE] * 7 + [4, 5]
 
 
+def test_a_trace_of_nothing_but_the_profilers_mark_is_empty(tmp_path: Path) -> None:
+    header, columns = written(tmp_path, events([("PyTorch Profiler (0)", "trace", 5, 9, 0, -1)]))
+    assert (header["events"], header["span"], header["tracks"]) == (0, 0, [])
+    assert all(not len(each) for each in columns.values())
+
+
 def test_another_file_is_refused_with_its_name(tmp_path: Path) -> None:
     (tmp_path / "other.timeline").write_bytes(b"{}")
     with pytest.raises(ValueError, match=r"other\.timeline is no timeline"):
