@@ -58,12 +58,7 @@ _BOUND = {
 def show(subject: Subject) -> None:
     """The view GPU."""
     if not subject.devices:
-        st.info(
-            "No accelerator took part in this trace. On a machine with a GPU, record it with"
-            " `ProfilerActivity.CUDA` among the activities:",
-            icon=":material/developer_board_off:",
-        )
-        recording.how()
+        recording.no_device(subject)
         return
     device = _chosen(subject)
     _figures(device)

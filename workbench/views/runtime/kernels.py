@@ -19,12 +19,7 @@ def show(subject: Subject) -> None:
     """The view Kernels."""
     frame = rows.kernels(subject)
     if frame.empty:
-        st.info(
-            "No accelerator took part in this trace, so there are no kernels."
-            " On a machine with a GPU, record it with `ProfilerActivity.CUDA`:",
-            icon=":material/developer_board_off:",
-        )
-        recording.how()
+        recording.no_device(subject)
         return
     frame.insert(1, "Share", frame["Time"] / (frame["Time"].sum() or 1.0))
     left, right = st.columns([7, 4], gap="medium")

@@ -181,7 +181,7 @@ def _top_modules(subject: Subject) -> None:
             [named.get(each, each) for each in top.index], top.tolist(), [""] * len(top),
             whole=float(summed.sum()), colour=charts.PALETTE[0], key="runtime_types",
         )  # fmt: skip
-        slowest = frame.nlargest(1, by).iloc[0]
+        slowest = frame[frame["Module"] != rows.OUTSIDE].nlargest(1, by).iloc[0]
         st.caption(
             f"`{slowest['Module']}` itself takes {ms_text(float(slowest[by]))},"
             " more than any other module."

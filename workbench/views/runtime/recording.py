@@ -47,6 +47,24 @@ def lacks(subject: Subject) -> None:
                 how()
 
 
+def no_device(subject: Subject) -> None:
+    """Says that no accelerator took part, and what to do where one should have."""
+    if subject.profile is not None:
+        st.info(
+            f"This run was on `{subject.profile.study.workload.device}`: no accelerator took part."
+            " Where this machine has one, choose it as the workload's device on Open; a trace that"
+            " was recorded on another machine is opened above.",
+            icon=":material/developer_board_off:",
+        )
+        return
+    st.info(
+        "No accelerator took part in this trace. On a machine with a GPU, record it with"
+        " `ProfilerActivity.CUDA` among the activities:",
+        icon=":material/developer_board_off:",
+    )
+    how()
+
+
 def how() -> None:
     """The lines that record a trace with everything."""
     st.code(EXAMPLE, language="python")
