@@ -19,6 +19,7 @@ from engine.profile.traces.own_run import OperatorTime, OwnRun, own_run
 from engine.profile.traces.reporting import report
 from engine.profile.tracing import trace_run
 from engine.records import (
+    AllocatorSnapshot,
     MemoryReport,
     MemoryTimeline,
     ModuleProfile,
@@ -86,7 +87,7 @@ def profile_model(
         traced = trace_run(program, workload, inputs, folder, calls=calls)
         progress(0.7, "Measuring memory")
         memory = measure_memory(program, workload, inputs, calls=calls)
-    keep(_memory_report(study, memory.timeline, counts.timeline))
+    keep(_memory_report(study, memory.timeline, counts.timeline, snapshot=memory.snapshot))
     progress(0.85, "Reading the trace")
     found = report(
         traced.path,
@@ -111,13 +112,16 @@ def profile_model(
     )
 
 
-def _memory_report(study: Study, *timelines: MemoryTimeline | None) -> MemoryReport:
+def _memory_report(
+    study: Study, *timelines: MemoryTimeline | None, snapshot: AllocatorSnapshot | None = None
+) -> MemoryReport:
     return MemoryReport(
         id=study.id,
         name=study.model.name,
         created=time.time(),
         timelines=tuple(each for each in timelines if each is not None),
         study=study.id,
+        snapshot=snapshot,
     )
 
 

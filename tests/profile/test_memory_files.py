@@ -204,3 +204,26 @@ def test_a_hostile_or_broken_pickle_is_refused_in_one_line(tmp_path, monkeypatch
 def test_a_missing_file_is_said_so(tmp_path):
     with pytest.raises(InputError, match="cannot be read"):
         memory_of_file(tmp_path / "none.json")
+
+
+def test_a_run_on_cuda_takes_a_snapshot_of_its_own(monkeypatch):
+    import torch
+
+    from engine.profile.memory.recording import recorded_history
+
+    calls = []
+    memory = torch.cuda.memory
+    monkeypatch.setattr(memory, "_record_memory_history", lambda **how: calls.append(how))
+    monkeypatch.setattr(memory, "_snapshot", snapshot)
+    with recorded_history("cpu") as taken:
+        pass
+    assert taken() is None
+    assert calls == []
+    with recorded_history("cuda:0") as taken:
+        assert calls == [{"max_entries": 100_000}]
+    assert taken().reserved_bytes == 4 * MIB
+    assert calls[-1] == {"enabled": None}
+    monkeypatch.setattr(memory, "_snapshot", lambda: {"other": 1})
+    with recorded_history("cuda") as taken:
+        pass
+    assert taken() is None

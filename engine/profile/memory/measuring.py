@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import gc
 import tempfile
 from collections import Counter
@@ -19,12 +20,13 @@ from engine.profile.execution import run_workload
 from engine.profile.memory.events import Known, lives_of
 from engine.profile.memory.kinds import kinds_after, output_tensors_of, resident_bytes
 from engine.profile.memory.ledger import ledger
+from engine.profile.memory.recording import recorded_history
 from engine.profile.memory.timeline import timeline
 from engine.profile.phases import phased
 from engine.profile.traces.decoding import read_columns
 from engine.profile.tracing import Marks
 from engine.program import Inputs, Program, held_bytes, synchronize
-from engine.records import MemoryLedger, MemoryTimeline, Workload, replace
+from engine.records import AllocatorSnapshot, MemoryLedger, MemoryTimeline, Workload, replace
 
 # An event with its allocations takes 500 bytes and 15 microseconds to write and to read.
 _MAX_CALLS = 150_000
@@ -33,10 +35,14 @@ _ACTIVITIES = {"cuda": "CUDA", "xpu": "XPU"}
 
 @dataclass(frozen=True)
 class MeasuredMemory:
-    """The ledger at the peak of one run, and its course where the run was short enough."""
+    """The ledger at the peak of one run, and its course where the run was short enough.
+
+    `snapshot` is the allocator's own after a run on CUDA.
+    """
 
     ledger: MemoryLedger
     timeline: MemoryTimeline | None = None
+    snapshot: AllocatorSnapshot | None = None
 
 
 def measure_memory(
@@ -61,9 +67,8 @@ def measure_memory(
     kept = found.ledger
     is_host = torch.device(program.context.device).type == "cpu"
     beside = process - kept.peak_tensor_bytes if is_host else process
-    return MeasuredMemory(
-        replace(kept, peak_process_bytes=process, process_bytes=max(0, beside)), found.timeline
-    )
+    told = replace(kept, peak_process_bytes=process, process_bytes=max(0, beside))
+    return dataclasses.replace(found, ledger=told)
 
 
 def measure_peak(program: Program, workload: Workload, inputs: Inputs) -> int:
@@ -97,7 +102,7 @@ def _followed(program: Program, workload: Workload, inputs: Inputs) -> MeasuredM
         run_workload(program, workload, inputs)  # libraries take their workspaces once
         gc.collect()
     with _no_collection(), _cuda_peak(device) as reserved:
-        profiler = watch.run(workload, inputs)
+        profiler, snapshot = watch.run(workload, inputs)
         slack = reserved()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "memory.json"
@@ -108,7 +113,7 @@ def _followed(program: Program, workload: Workload, inputs: Inputs) -> MeasuredM
     lives = lives_of(columns, index, known=tuple(watch.known), before=before)
     shown = timeline(lives, basis="measured", device=str(device))
     found = ledger(lives.by_category(lives.peak()), held_bytes(program.module))
-    return MeasuredMemory(replace(found, slack_bytes=slack), shown)
+    return MeasuredMemory(replace(found, slack_bytes=slack), shown, snapshot)
 
 
 @dataclass
@@ -119,8 +124,10 @@ class _Watch:
     known: list[Known] = field(default_factory=list)
     calls: Counter[str] = field(default_factory=Counter)
 
-    def run(self, workload: Workload, inputs: Inputs) -> torch.profiler.profile:
-        """One run of the workload."""
+    def run(
+        self, workload: Workload, inputs: Inputs
+    ) -> tuple[torch.profiler.profile, AllocatorSnapshot | None]:
+        """One run of the workload, and on CUDA the allocator's snapshot after it."""
         activities = [torch.profiler.ProfilerActivity.CPU]
         extra = _ACTIVITIES.get(torch.device(self.program.context.device).type)
         if extra is not None:
@@ -128,13 +135,18 @@ class _Watch:
         self.marks = Marks()
         module = self.program.module
         profiler = torch.profiler.profile(activities=activities, profile_memory=True)
-        with module_hooks(module, self.marks.enter, self.marks.leave), profiler:
+        with (
+            module_hooks(module, self.marks.enter, self.marks.leave),
+            recorded_history(self.program.context.device) as snapshot,
+            profiler,
+        ):
             result = run_workload(self.program, workload, inputs, phase=self._phase)
             synchronize(self.program.context.device)
+        taken = snapshot()
         for each in output_tensors_of(result):
             address = each.untyped_storage().data_ptr()
             self.known.append(Known("", 0, address, "outputs"))
-        return profiler
+        return profiler, taken
 
     @contextlib.contextmanager
     def _phase(self, name: str) -> Iterator[None]:

@@ -24,6 +24,8 @@ def of_study(profile: Profile) -> None:
     views: dict[str, View] = {"Ledger": partial(ledger.show, profile)}
     views["Timeline"] = partial(_with_timeline, report, profile, timeline.show)
     views["Peak explained"] = partial(_with_timeline, report, profile, peak.show)
+    if report is not None and report.snapshot is not None:
+        views["Allocator"] = partial(snapshot.show, report.snapshot)
     views["What fits"] = partial(fits.show, profile)
     _views(views, key="study")
 
