@@ -62,6 +62,13 @@ class LoopsOverTime(nn.Module):
         return torch.stack(pieces, 1)
 
 
+class LoopsOnOneLine(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        sums = []
+        for t in range(x.shape[1]): sums.append(x[:, t].mean(-1))  # noqa: E701 # fmt: skip
+        return torch.stack(sums, 1)
+
+
 class AllAtOnce(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return torch.tanh(x) * 2
@@ -165,6 +172,14 @@ class FusedAttention(HandAttention):
         return F.scaled_dot_product_attention(query, key, value)
 
 
+class ExpAttention(HandAttention):
+    def forward(self, x: Tensor) -> Tensor:
+        query, key, value = self.qkv(x).chunk(3, -1)
+        scores = query @ key.transpose(-2, -1)
+        top = torch.exp(scores - scores.amax(-1, keepdim=True))
+        return (top / top.sum(-1, keepdim=True)) @ value
+
+
 class HandRmsNorm(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -182,6 +197,19 @@ class HandLayerNorm(HandRmsNorm):
         return (x - mean) / torch.sqrt(spread + 1e-5) * self.weight
 
 
+class WeighedLayerNorm(HandRmsNorm):
+    def forward(self, x: Tensor) -> Tensor:
+        mean = x.mean(-1, keepdim=True)
+        spread = ((x - mean) ** 2).mean(-1, keepdim=True)
+        return self.weight * (x - mean) / (spread + 1e-5).sqrt()
+
+
+class StdNorm(HandRmsNorm):
+    def forward(self, x: Tensor) -> Tensor:
+        spread = x.std(-1, keepdim=True)
+        return (x - x.mean(-1, keepdim=True)) / (spread + 1e-6)
+
+
 class FusedNorm(HandRmsNorm):
     def forward(self, x: Tensor) -> Tensor:
         return F.layer_norm(F.rms_norm(x, (WIDTH,), self.weight), (WIDTH,))
@@ -191,6 +219,11 @@ class HandGelu(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         inner = math.sqrt(2 / math.pi) * (x + 0.044715 * torch.pow(x, 3))
         return 0.5 * x * (1 + torch.tanh(inner))
+
+
+class CubeGelu(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return 0.5 * x * (1.0 + torch.tanh(0.798 * (x + 0.044715 * x * x * x)))
 
 
 class HandErfGelu(nn.Module):
@@ -339,14 +372,19 @@ CASES: list[tuple[str, type[nn.Module], str, tuple[type[nn.Module], ...]]] = [
     ("host_sync", Prints, "x.mean()", (StaysOnDevice,)),
     ("host_sync", PicksByMask, "x[x > 0]", (WeighsByMask,)),
     ("python_loop", LoopsOverTime, "torch.tanh(step)", (AllAtOnce, LoopsOverLayers)),
+    ("python_loop", LoopsOnOneLine, "for t in range", (AllAtOnce,)),
     ("repeated_computation", Repeats, "second = torch.sin(x)", (Reuses, ChangesBetween)),
     ("built_in_forward", BuildsMask, "torch.tril(torch.ones", (KeepsMask, AllAtOnce)),
     ("weights_combined", JoinsWeights, "torch.cat((self.a, self.b))", (JoinedWeights, KeepsMask)),
     ("attention_by_hand", HandAttention, "torch.softmax", (FusedAttention,)),
     ("attention_by_hand", EinsumAttention, "softmax(-1)", (FusedAttention,)),
+    ("attention_by_hand", ExpAttention, "torch.exp(scores", (HandSoftmax,)),
+    ("norm_by_hand", WeighedLayerNorm, "(spread + 1e-5).sqrt()", (HandSoftmax,)),
+    ("norm_by_hand", StdNorm, "x.std(-1", (HandSoftmax,)),
     ("norm_by_hand", HandRmsNorm, "torch.rsqrt", (FusedNorm, WidensForSum)),
     ("norm_by_hand", HandLayerNorm, "torch.sqrt(spread", (FusedNorm,)),
     ("activation_by_hand", HandGelu, "torch.tanh(inner)", (FusedActivations,)),
+    ("activation_by_hand", CubeGelu, "torch.tanh(0.798", (FusedActivations,)),
     ("activation_by_hand", HandErfGelu, "torch.erf", (FusedActivations,)),
     ("activation_by_hand", HandSilu, "torch.sigmoid(x)", (FusedActivations,)),
     ("activation_by_hand", HandSoftmax, "top.sum", (FusedActivations,)),

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from engine.models.opening import open_model
-from engine.profile.code import analysing
 from engine.profile.code.analysing import analyse_code, carried_over
 from engine.profile.machine import this_machine
 from engine.program import RecomputeDecoder
@@ -34,12 +33,6 @@ from tests.profile.code.defects import AllAtOnce, Fetches
 from tests.profile.code.watched import found_in, marked_text, opened, rules_in
 from tests.profile.models import Cached, CachedDecoder
 from tests.tiny_models import TinyDecoder, huggingface_folder
-
-
-@pytest.fixture(autouse=True)
-def _one_round(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(analysing, "_TIMING_SECONDS", 0.0)
-    monkeypatch.setattr(analysing, "_WARM_UP_SECONDS", 0.0)
 
 
 def analysed(model: Any, **how: Any) -> CodeReport:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from engine.discovery import discover
-from tests.profile.code.defects import CASES
+from tests.profile.code.defects import CASES, HandLayerNorm, HandRmsNorm, WeighedLayerNorm
 from tests.profile.code.watched import found_in, marked_text, rules_in
 
 IDS = [f"{rule}-{defect.__name__}" for rule, defect, _, _ in CASES]
@@ -34,6 +34,13 @@ def test_the_clean_twin_is_left_alone(rule: str, twin: type[nn.Module]) -> None:
 def test_every_rule_has_a_defect_that_it_finds() -> None:
     elsewhere = {"prefix_recomputed", "gradients_recorded", "missing_eval"}
     assert {rule for rule, *_ in CASES} | elsewhere == set(discover("engine.profile.code.rules"))
+
+
+def test_kinds_of_norm_are_told_apart() -> None:
+    kinds = {HandRmsNorm: "RMS norm", HandLayerNorm: "layer norm", WeighedLayerNorm: "layer norm"}
+    for defect, kind in kinds.items():
+        (found,) = [each for each in found_in(defect()) if each.rule == "norm_by_hand"]
+        assert found.title == f"{kind} written out"
 
 
 def test_gradients_that_nobody_uses_are_found() -> None:

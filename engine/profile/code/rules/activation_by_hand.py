@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from engine.profile.code.lineage import FORM, back, between, name_of
-from engine.profile.code.recording import Node
+from engine.profile.code.recording import Node, Recording
 from engine.profile.code.rule import Rule
 from engine.profile.code.seen import Found, Seen, calls_of
 from engine.records import Evidence
@@ -92,7 +92,10 @@ def _gelu(seen: Seen, node: Node) -> tuple[str, Node] | None:
             first = back(recording, recording.made_from(inner), to=lambda each: True) or inner
             return "GELU", first if first.activation == node.activation else inner
         if name_of(inner) == "tanh":
-            cube = back(recording, inner, to=_is_cube, through=_ARITHMETIC | {"aten::tanh"})
+            cube = back(
+                recording, inner, through=_ARITHMETIC | {"aten::tanh"},
+                to=lambda each: _is_cube(each) or _is_product_of_three(recording, each),
+            )  # fmt: skip
             if cube is not None:
                 return "GELU (tanh)", cube
     return None
@@ -100,3 +103,14 @@ def _gelu(seen: Seen, node: Node) -> tuple[str, Node] | None:
 
 def _is_cube(node: Node) -> bool:
     return name_of(node) == "pow" and 3 in node.scalars
+
+
+def _is_product_of_three(recording: Recording, node: Node) -> bool:
+    """A product with a value that a factor of it was multiplied by already: c*x*x*x."""
+    if name_of(node) != "mul":
+        return False
+    factors = (recording.node(index) for index in node.inputs)
+    return any(
+        each is not None and name_of(each) == "mul" and bool({*each.values} & {*node.values})
+        for each in factors
+    )

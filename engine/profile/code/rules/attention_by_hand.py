@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 
-from engine.profile.code.lineage import FORM, SCALING, back, between, written_apart
+from engine.profile.code.lineage import FORM, SCALING, back, between, name_of, written_apart
 from engine.profile.code.recording import Node
 from engine.profile.code.rule import Rule
 from engine.profile.code.seen import Found, Seen, calls_of
@@ -65,13 +65,26 @@ def _scores_of(seen: Seen, node: Node) -> Node | None:
     recording = seen.recording
     # baddbmm takes what is added first.
     left = recording.made_from(node, 1 if node.op == "aten::baddbmm" else 0)
-    softmax = back(recording, left, to=lambda each: each.op in _SOFTMAX)
+    softmax = back(recording, left, to=lambda each: _is_softmax(seen, each))
     if softmax is None:
         return None
     return back(
         recording, recording.made_from(softmax), to=lambda each: each.op in _PRODUCTS,
-        through=FORM | SCALING,
+        through=FORM | SCALING | {"aten::exp"},
     )  # fmt: skip
+
+
+def _is_softmax(seen: Seen, node: Node) -> bool:
+    if node.op in _SOFTMAX:
+        return True
+    top = seen.recording.made_from(node, 0) if name_of(node) == "div" else None
+    total = seen.recording.made_from(node, 1)
+    return (
+        top is not None
+        and total is not None
+        and name_of(top) == "exp"
+        and (name_of(total) == "sum")
+    )
 
 
 def _scores_elements(seen: Seen, node: Node) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from torch import nn
 
 from engine.profile.code.rule import Rule
-from engine.profile.code.seen import Found, Seen
+from engine.profile.code.seen import Found, Seen, counted
 from engine.records import Evidence
 
 _MATTERS = (nn.Dropout, nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm)
@@ -44,7 +44,8 @@ class MissingEval(Rule):
                    if isinstance(each, ast.Return)]  # fmt: skip
         yield Found(
             file, {max(returns, default=build.first_line)},
-            f"{len(matters)} modules behave otherwise in training mode, in which a new model is.",
+            f"{counted(len(matters), 'module')} with another behaviour in training mode, in which a"
+            " new model is.",
             modules=matters, calls=1.0, charge="nothing", origin="own", basis="source",
             evidence=(Evidence("modules that training mode changes", float(len(matters)),
                                "modules", matters),),

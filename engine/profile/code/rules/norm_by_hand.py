@@ -54,15 +54,17 @@ def _norm(seen: Seen, node: Node) -> tuple[str, list[Node]] | None:
         return None
     recording = seen.recording
     for position in (0, 1):
-        root = recording.made_from(node, position)
-        root = back(recording, root, to=lambda each: name_of(each) in _ROOTS or _is_root(each))
+        root = back(
+            recording, recording.made_from(node, position), through=FORM | {"aten::add"}, depth=2,
+            to=lambda each: name_of(each) in _ROOTS or _is_root(each),
+        )  # fmt: skip
         if root is None:
             continue
         spread = back(recording, root, to=_is_spread, through=_THROUGH)
         if spread is None or not seen.written_here(spread) or not written_apart(spread, node):
             continue
         other = recording.made_from(node, 1 - position)
-        centred = back(recording, other, to=lambda each: name_of(each) == "sub") is not None
+        centred = _centred(seen, other) is not None
         kind = "layer norm" if centred or name_of(spread) in ("var", "std") else "RMS norm"
         if kind == "RMS norm" and not _of_squares(seen, spread):
             return None
@@ -70,6 +72,16 @@ def _norm(seen: Seen, node: Node) -> tuple[str, list[Node]] | None:
         chain = between(recording, node, first)
         return kind, [each for each in chain if seen.written_here(each)]
     return None
+
+
+def _centred(seen: Seen, node: Node | None) -> Node | None:
+    """Where a mean was taken away, with a weight multiplied on or not."""
+
+    def takes_mean(each: Node) -> bool:
+        given = [seen.recording.node(index) for index in each.inputs]
+        return name_of(each) == "sub" and any(e and name_of(e) == "mean" for e in given)
+
+    return back(seen.recording, node, to=takes_mean, through=FORM | {"aten::mul"}, depth=3)
 
 
 def _is_root(node: Node) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from engine.profile.code.recording import Node
 from engine.profile.code.rule import Rule
-from engine.profile.code.seen import Found, Seen, calls_of
+from engine.profile.code.seen import Found, Seen, calls_of, counted
 from engine.profile.code.sources import Loop
 from engine.records import Evidence
 
@@ -22,13 +22,12 @@ class PythonLoop(Rule):
     title = "A Python loop over tensors"
     advice = (
         "Do all of it in one operator: index, broadcast or batch over the dimension that the loop"
-        " walks; for a recurrence use nn.GRU/nn.LSTM or compile the loop."
+        " walks; for a recurrence use nn.GRU or nn.LSTM; a short loop torch.compile unrolls."
     )
     theory = (
         "Every turn pays Python and the launch of its operators, microseconds each, for little"
         " arithmetic. One operator over the whole dimension pays once and uses all cores."
     )
-    technique = "torch_compile"
 
     def find(self, seen: Seen) -> Iterator[Found]:
         """Lines inside a loop on which one operator runs often within one call."""
@@ -46,8 +45,8 @@ class PythonLoop(Rule):
             sizes = sorted(each.elements for each in nodes)
             yield Found(
                 file, set(range(first, last + 1)),
-                f"{turns} turns a call with {calls_of(nodes):,.0f} operators a run, each on about"
-                f" {sizes[len(sizes) // 2]:,} elements.",
+                f"{counted(turns, 'turn')} a call, {counted(calls_of(nodes), 'operator')} a run,"
+                f" each on about {counted(sizes[len(sizes) // 2], 'element')}.",
                 nodes=nodes, calls=calls_of(nodes), modules=seen.modules(nodes), charge="lines",
                 evidence=(Evidence("turns in one call", float(turns), "turns"),),
             )  # fmt: skip
@@ -70,7 +69,8 @@ def _most_turns(nodes: list[Node]) -> int:
 
 def _header(loop: Loop, line: int) -> int:
     """The line on which a loop says what it walks over; a comprehension may be all one line."""
-    return loop.lineno if isinstance(loop, ast.For | ast.While) else line - 1
+    is_parted = isinstance(loop, ast.For | ast.While) and loop.body[0].lineno > loop.lineno
+    return loop.lineno if is_parted else line - 1
 
 
 def _over_modules(loop: Loop) -> bool:

@@ -11,7 +11,8 @@ from engine.records import Evidence
 _FEW = 8
 # One element of at most 8 bytes in, as many twice, and one out.
 _MAX_BYTES = 24
-_NOT = ("aten::lift_fresh", "aten::_local_scalar_dense", "aten::argmax")
+_NOT = ("aten::lift_fresh", "aten::_local_scalar_dense", "aten::argmax", "aten::copy_",
+        "aten::fill_")  # fmt: skip
 
 
 class ScalarOperators(Rule):
