@@ -84,13 +84,17 @@ def module_tree(
 def filled_containers(modules: tuple[ModuleProfile, ...]) -> tuple[ModuleProfile, ...]:
     """The modules, where lists that are never called themselves have the sums of what they hold."""
     found = {each.name: each for each in modules}
+    inside: dict[str, list[str]] = {}
+    for name in filter(None, found):
+        inside.setdefault(name.rpartition(".")[0], []).append(name)
     for name in sorted(found, key=lambda each: -each.count(".")):
         each = found[name]
-        below = [found[other] for other in found if other.rpartition(".")[0] == name and other]
+        below = [found[other] for other in inside.get(name, ())]
         if each.calls == 0 and below and not is_root(each):
             found[name] = replace(
                 each,
                 flops=sum(other.flops for other in below),
+                elementwise_flops=sum(other.elementwise_flops for other in below),
                 moved_bytes=sum(other.moved_bytes for other in below),
                 activation_bytes=sum(other.activation_bytes for other in below),
                 time_ms=sum(other.time_ms or 0.0 for other in below),
