@@ -99,8 +99,8 @@ def _read(name: str, python: Path | str, path: Path) -> dict[str, Any]:
         raise InputError(f"{name} could not read the trace: {lines[-1] if lines else 'no word'}.")
     seconds, cpu, peak, operators, kernels, modules = json.loads(told[-1].removeprefix("FOUND"))
     return {
-        "reader": name, "seconds": seconds, "CPU s": cpu, "peak MB": peak / 1e6, "operators": operators,
-        "kernels": kernels, "modules": modules,
+        "reader": name, "seconds": seconds, "CPU s": cpu, "peak MB": peak / 1e6,
+        "operators": operators, "kernels": kernels, "modules": modules,
     }  # fmt: skip
 
 
