@@ -61,6 +61,11 @@ class Events {
     return this.names[this.name[row]];
   }
 
+  // Whether a name only marks a stretch of time: a step, or an annotation of the person.
+  isMark(code) {
+    return this.categories[this.kindOf[code]].endsWith("annotation") || this.names[code].startsWith("ProfilerStep#");
+  }
+
   end(row) {
     return this.start[row] + this.duration[row];
   }

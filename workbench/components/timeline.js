@@ -112,6 +112,11 @@ class Timeline extends TimelineHands {
       this.wait.textContent = `The timeline cannot be shown: ${error.message}. Read the trace again.`;
       return;
     }
+    if (!this.events.count) {
+      this.events = null;
+      this.wait.textContent = "The trace holds no event that could be drawn.";
+      return;
+    }
     this.wait.remove();
     const { count, span, unit, leftOut } = this.events;
     const left = leftOut ? ` · ${counted(leftOut, "shortest event")} left out` : "";

@@ -184,6 +184,7 @@ class TimelineHands extends TimelineMarks {
       },
       0: () => this.show(0, events.span),
       "/": () => this.search.focus(),
+      "?": () => this.toggleKeys(),
       n: () => this.step(!shift),
       Escape: () => this.let(true),
     };

@@ -33,7 +33,7 @@ class TimelineMarks extends TimelineWords {
       ? [...sums].sort(([, one], [, other]) => other.self - one.self).map(([code, sum]) => ({
         words: kindWords(events.categories[code]), fill: kindFill(theme, events.categories[code]), column: "category", code, ...sum,
       }))
-      : this.spent.filter(({ code }) => !events.categories[events.kindOf[code]].endsWith("annotation")).slice(0, 12).map((each) => ({
+      : this.spent.filter(({ code }) => !events.isMark(code)).slice(0, 12).map((each) => ({
         words: events.names[each.code], fill: this.fills[each.code], column: "name", ...each,
       }));
     this.legend.replaceChildren(...entries.map((each) => {
@@ -66,6 +66,7 @@ class TimelineMarks extends TimelineWords {
   }
 
   searched() {
+    if (!this.events) return;
     this.unpress();
     this.mark("name", namesWith(this.events.names, this.search.value));
   }
