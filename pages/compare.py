@@ -8,7 +8,7 @@ from workbench.views import compare, compare_form, comparison_table, waterfall
 with layout.study_header("Compare", "is it really faster, and what did it cost?"):
     compare_form.button()
 jobs.show_ended(("optimize", "compare"))
-study = layout.need_study()
+study = layout.need_weights()
 jobs.show_active(("optimize", "compare"), study.id)
 found = session.comparisons(study.id)
 if not found:

@@ -8,7 +8,7 @@ from workbench.views import export as view
 layout.study_header("Export", "written, loaded again in a clean process, compared, timed.")
 jobs.show_ended(("export", "verify"))
 jobs.show_verified()
-study = layout.need_study()
+study = layout.need_weights()
 left, right = st.columns([5, 6], gap="medium")
 with left:
     view.form(study)

@@ -7,6 +7,7 @@ from workbench.views import optimize as view
 
 layout.study_header("Optimize", "switch steps on; the prediction follows at once.")
 jobs.show_ended(("optimize", "compare", "profile"))
+layout.need_weights()
 profile = layout.need_profile()
 left, right = st.columns([8, 5], gap="medium")
 with left:

@@ -124,11 +124,27 @@ def need_study() -> Study:
     return found
 
 
+def need_weights() -> Study:
+    """The chosen study; of a config without weights, the page ends with what can be seen of it."""
+    found = need_study()
+    if not found.model.has_weights:
+        empty(
+            ":material/inventory_2:",
+            f"{found.model.name} has no weights",
+            "There is only a config.json, so the model is counted and not run: parameters, FLOPs,"
+            " bytes and predicted memory are there. To measure, optimize or export it, put its"
+            " `.safetensors` files into the folder and open it again.",
+            lambda: button("See its structure", "structure", primary=True),
+        )
+        st.stop()
+    return found
+
+
 def need_profile(*, runtime: bool = False) -> Profile:
     """The profile of the chosen study; without one, the page ends with a button that makes it."""
     from workbench import jobs
 
-    study = need_study()
+    study = need_weights() if runtime else need_study()
     found = session.profile()
     if found is not None and (found.latency_ms is not None or not runtime):
         return found

@@ -17,7 +17,7 @@ _VERBS = ("code", "profile")
 
 def need_report() -> CodeReport:
     """The report of the chosen study; without one, the page ends with a button that makes it."""
-    study = layout.need_study()
+    study = layout.need_weights()
     found = session.code()
     if found is not None:
         return found
