@@ -38,6 +38,21 @@ def test_events_are_drawn_found_and_chosen_on_the_whole_page(page, trace: str) -
     page.wait_for_url(re.compile("operator=aten"))
 
 
+def test_a_range_shares_its_time_among_names(page, trace: str) -> None:
+    page.goto(f"{trace}&view=Timeline")
+    stage = page.locator(".stage[data-drawn-ms]")
+    stage.wait_for()
+    box = stage.bounding_box()
+    for x, event in ((600, page.mouse.down), (900, page.mouse.up)):
+        page.mouse.move(box["x"] + x, box["y"] + 50, steps=3)
+        event()
+    page.get_by_text("Host: ").wait_for()
+    # Self times of the host add up to the part of the range that its outermost events cover.
+    shares = stage.evaluate(_RANGE)
+    assert shares["self"] == pytest.approx(shares["covered"])
+    assert 0 < shares["covered"] <= shares["wide"]
+
+
 def test_a_choice_of_the_page_stands_out(page, trace: str) -> None:
     page.goto(f"{trace}&view=Timeline&operator=aten%3A%3Alinear")
     page.locator(".stage[data-drawn-ms]").wait_for()
@@ -78,6 +93,16 @@ _WHERE = """stage => {
     const box = stage.getBoundingClientRect();
     const x = timeline.xOf((events.start[row] + events.end(row)) / 2);
     return [box.left + 1 + x, box.top + 1 + timeline.top + place.y + lane.depth * 17 + 8];
+}"""
+_RANGE = """({timeline}) => {
+    const {events, range: [from, to]} = timeline;
+    const {first, last} = events.lanes[0];
+    let covered = 0;
+    for (let row = first; row < last; row++) {
+        covered += Math.max(0, Math.min(to, events.end(row)) - Math.max(from, events.start[row]));
+    }
+    const self = events.within(from, to)[0].rows.reduce((sum, each) => sum + each.self, 0);
+    return {self, covered, wide: to - from};
 }"""
 _FRAME = """(stage, name) => {
     const {flame} = stage;
