@@ -120,5 +120,5 @@ def _walk(file: str, node: ast.AST, prefix: str) -> Iterator[FunctionText]:
             yield from _walk(file, each, f"{name}.")
         elif isinstance(each, ast.ClassDef):
             yield from _walk(file, each, f"{prefix}{each.name}.")
-        else:
+        elif isinstance(each, ast.stmt | ast.excepthandler | ast.match_case):
             yield from _walk(file, each, prefix)
