@@ -25,7 +25,7 @@ _CAUSAL = (
     "opt", "bloom", "falcon", "stablelm", "starcoder2", "olmo", "granite", "mixtral", "qwen2_moe",
 )  # fmt: skip
 _MASKED = ("bert", "roberta", "distilbert", "electra", "albert")
-_VISION = ("vit", "deit", "resnet", "convnext", "mobilenet_v2", "regnet", "swin")
+_VISION = ("vit", "deit", "resnet", "mobilenet_v2", "regnet")
 _LIMIT = 0.10
 
 
@@ -72,7 +72,13 @@ def _architecture(name: str, kind: str, group: tuple[str, ...]) -> dict[str, Any
     )
 
     default = AutoConfig.for_model(name)
-    known = {key: value for key, value in _WIDTHS.items() if hasattr(default, key)}
+    known = {
+        key: value
+        for key, value in _WIDTHS.items()
+        if hasattr(default, key)
+        and isinstance(getattr(default, key), int | None)
+        and not isinstance(getattr(type(default), key, None), property)
+    }
     torch.manual_seed(0)
     config = AutoConfig.for_model(name, **known)
     makers: dict[tuple[str, ...], Any] = {

@@ -87,3 +87,9 @@ def test_meta_model_runs_on_meta(architecture, tmp_path):
     assert opened.summary.keeps_cache
     assert opened.program.forward(opened.inputs).logits.device.type == "meta"
     assert opened.program.generate(opened.inputs, 2).tokens.shape == (2, 2)
+
+
+def test_a_mixture_with_weights_routes_its_experts_instead_of_copying_them(tmp_path):
+    folder = huggingface_folder(tmp_path / "model", "MixtralForCausalLM")
+    opened = open_model(ModelReference(str(folder)), SMALL)
+    assert opened.program.module.config._experts_implementation != "batched_mm"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -163,8 +164,10 @@ def _on_meta(kind: Any, config: Any, told: dict[str, Any]) -> nn.Module:
     dtype = getattr(torch, name, torch.float32)
     try:
         with torch.device("meta"):
+            # A copy: what is set on it below must not reach the model that has weights.
             model = kind._from_config(
-                config, dtype=dtype if isinstance(dtype, torch.dtype) else torch.float32
+                copy.deepcopy(config),
+                dtype=dtype if isinstance(dtype, torch.dtype) else torch.float32,
             )
         if model._can_set_experts_implementation():
             # The others look at values to send tokens to experts; the arithmetic is the same.
