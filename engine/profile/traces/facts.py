@@ -25,7 +25,7 @@ def facts_of(head: Head) -> TraceFacts:
 
 
 def _device(told: dict[str, Any]) -> DeviceFacts:
-    major, minor = told.get("computeMajor"), told.get("computeMinor")
+    major, minor = _int(told.get("computeMajor")), _int(told.get("computeMinor"))
     return DeviceFacts(
         index=_int(told.get("id")) or 0,
         name=_str(told.get("name")),
@@ -39,9 +39,10 @@ def _int(value: Any) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:
-        return int(value)
+        found = int(value)
     except (ValueError, OverflowError):
         return None
+    return found if abs(found) < 2**63 else None
 
 
 def _str(value: Any) -> str:

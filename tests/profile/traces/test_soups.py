@@ -59,8 +59,13 @@ SOUND = st.builds(
     },
     NAMES, CATEGORIES, st.integers(0, 50), st.integers(-2, 30), st.integers(0, 1), ARGS,
 )  # fmt: skip
+DEVICE = st.fixed_dictionaries({}, optional={
+    "id": IDS, "name": st.one_of(st.just("NVIDIA A100"), ODD), "computeMajor": IDS,
+    "computeMinor": IDS, "numSms": IDS, "totalGlobalMem": IDS,
+})  # fmt: skip
 HEAD = st.fixed_dictionaries({}, optional={
-    "deviceProperties": ODD, "distributedInfo": st.one_of(ODD, st.just({"rank": "x"})),
+    "deviceProperties": st.one_of(ODD, st.lists(DEVICE, max_size=2)),
+    "distributedInfo": st.one_of(ODD, st.just({"rank": "x"})),
     "baseTimeNanoseconds": ODD, "record_shapes": ODD, "with_stack": ODD,
 })  # fmt: skip
 
