@@ -11,6 +11,7 @@ from tests.workbench import fixture_code, fixture_store
 from tests.workbench.conftest import Open, ToldJobs
 from workbench import source_html
 from workbench.source_html import Bar, Row
+from workbench.views import code_source
 
 STUDY = fixture_store.study().id
 
@@ -136,3 +137,12 @@ def test_a_bar_has_the_widths_of_its_shares() -> None:
     row = Row(1, "x", ("1",), Bar(0.25, 0.125, 0.5))
     shown = source_html.source([row], heads=("calls",), with_bar=True)
     assert [f"width: {each}%" in shown for each in ("25.00", "12.50", "50.00")] == [True] * 3
+
+
+def test_long_stretches_that_did_not_run_are_folded() -> None:
+    quiet = [Row(number, f"    line {number}") for number in range(1, 9)]
+    ran = Row(9, "    return x", bar=Bar(0.1, 0.1, 0.0))
+    shown = code_source._folded([*quiet, ran])
+    assert [each.number for each in shown] == [1, 2, 8, 9]
+    assert shown[1].text == "    # … 6 lines"
+    assert code_source._folded([*quiet[:4], ran]) == [*quiet[:4], ran]

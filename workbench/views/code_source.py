@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from pathlib import PurePath
 
@@ -14,6 +15,7 @@ from workbench.quantities import bytes_text, digits, ms_text, percent_text
 from workbench.source_html import Bar, Row
 
 _OPEN = 8
+_STRETCH = 5
 _LEGEND = {"operators on this line": "#6366f1", "Python and dispatch on this line": "#f59e0b",
            "lines that it calls": "#94a3b8"}  # fmt: skip
 _WHOLE = {"on this line": "#f59e0b", "lines that it calls": "#94a3b8"}
@@ -96,7 +98,8 @@ def _option(report: CodeReport, index: int | None) -> str:
 
 
 def _function(report: CodeReport, each: CodeFunction, notes: Notes) -> None:
-    calls = f"{digits(each.calls)} calls" if each.calls else "not timed"
+    calls = f"{digits(each.calls)} {'call' if each.calls == 1 else 'calls'}"
+    calls = calls if each.calls else "not timed"
     with st.container(border=True):
         st.markdown(
             f"##### `{each.name}` :gray[{PurePath(each.file).name}:{each.first_line}]"
@@ -111,7 +114,7 @@ def _function(report: CodeReport, each: CodeFunction, notes: Notes) -> None:
             _row(report, line, text, tuple(notes.get((each.file, line.number), ())))
             for line, text in zip(each.lines, texts, strict=True)
         ]
-        st.html(source_html.source(rows, heads=_HEADS, with_bar=True))
+        st.html(source_html.source(_folded(rows), heads=_HEADS, with_bar=True))
 
 
 def _row(report: CodeReport, line: CodeLine, text: str, notes: tuple[str, ...]) -> Row:
@@ -137,6 +140,20 @@ def _row(report: CodeReport, line: CodeLine, text: str, notes: tuple[str, ...]) 
         bar, heat=min(45.0, 110.0 * self_ms / whole) if self_ms / whole > 0.01 else 0.0,
         is_marked=bool(notes), hover=hover, notes=notes,
     )  # fmt: skip
+
+
+def _folded(rows: list[Row]) -> list[Row]:
+    """The rows with long stretches that did not run (signatures, docstrings) cut to their ends."""
+    kept: list[Row] = []
+    for ran, group in itertools.groupby(rows, key=lambda row: row.bar is not None or row.is_marked):
+        stretch = list(group)
+        if not ran and len(stretch) > _STRETCH:
+            inside = stretch[1:-1]
+            inset = " " * (len(inside[0].text) - len(inside[0].text.lstrip()))
+            told = Row(inside[0].number, f"{inset}# … {len(inside)} lines", ("",) * len(_HEADS))
+            stretch = [stretch[0], told, stretch[-1]]
+        kept += stretch
+    return kept
 
 
 def _notes(report: CodeReport) -> Notes:

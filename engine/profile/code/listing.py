@@ -43,6 +43,9 @@ def functions(seen: Seen) -> tuple[CodeFunction, ...]:
         if not code.co_name.startswith("<") or code.co_name == "<lambda>"
     }
     made = [_function(seen, key[0], each, by_start) for key, each in found.items()]
+    # What dataclasses and named tuples generate has no source and is nobody's to change.
+    written = [each for each in made if any(line.text for line in each.lines)]
+    made = written or made
     return tuple(sorted(made, key=lambda each: -(each.self_ms or 0.0))[:_MAX_FUNCTIONS])
 
 

@@ -37,7 +37,7 @@ def test_every_rule_has_a_defect_that_it_finds() -> None:
 
 
 def test_kinds_of_norm_are_told_apart() -> None:
-    kinds = {HandRmsNorm: "RMS norm", HandLayerNorm: "layer norm", WeighedLayerNorm: "layer norm"}
+    kinds = {HandRmsNorm: "RMS norm", HandLayerNorm: "Layer norm", WeighedLayerNorm: "Layer norm"}
     for defect, kind in kinds.items():
         (found,) = [each for each in found_in(defect()) if each.rule == "norm_by_hand"]
         assert found.title == f"{kind} written out"

@@ -42,7 +42,7 @@ class ActivationByHand(Rule):
                 file, seen.lines_of(nodes),
                 f"This is {name}, in {max(map(len, chains))} operators a call.",
                 nodes=nodes, calls=calls_of(last), modules=seen.modules(last),
-                title=f"{name} written out", advice=_ADVICE[name],
+                title=f"{name[0].upper()}{name[1:]} written out", advice=_ADVICE[name],
                 evidence=(Evidence("operators of it in a run", calls_of(nodes), "calls"),),
             )  # fmt: skip
 

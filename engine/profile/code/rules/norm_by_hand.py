@@ -44,7 +44,7 @@ class NormByHand(Rule):
                 file, seen.lines_of(nodes),
                 f"This is {kind}, in {max(len(chain) for _, chain in chains)} operators a call.",
                 nodes=nodes, calls=calls_of(last), modules=seen.modules(last),
-                title=f"{kind} written out",
+                title=f"{kind[0].upper()}{kind[1:]} written out",
                 evidence=(Evidence("operators of the norm in a run", calls_of(nodes), "calls"),),
             )  # fmt: skip
 
