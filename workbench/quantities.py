@@ -106,6 +106,11 @@ def clipped(text: str, most: int = 40) -> str:
     return f"{text[:head]}…{text[len(text) - (most - 1 - head) :]}"
 
 
+def verbatim(text: str) -> str:
+    """Text of a trace as it stands: no mark in it makes a link, a picture or italics."""
+    return re.sub(r"([\\`*_\[\]<>~$])", r"\\\1", text)
+
+
 def kernel_text(name: str, most: int = 40) -> str:
     """A kernel's name without what says least: return type, arguments, template arguments."""
     found = name.removeprefix("void ").partition("(")[0].strip() or name

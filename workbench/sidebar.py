@@ -6,7 +6,7 @@ import streamlit as st
 
 from engine.records import Study
 from workbench import jobs, layout, session
-from workbench.quantities import count_text, parameters_text
+from workbench.quantities import count_text, parameters_text, verbatim
 
 
 def show() -> None:
@@ -58,7 +58,7 @@ def _trace() -> None:
         return
     with st.container(border=True, gap="xsmall", key="sidebar_trace"):
         st.caption("Imported trace, on Runtime")
-        st.markdown(f"**{report.name}**")
+        st.markdown(f"**{verbatim(report.name)}**")
         count = len(report.ranks)
         words = f"{count} ranks" if count > 1 else f"{count_text(report.ranks[0].events)} events"
         st.caption(words)

@@ -6,7 +6,7 @@ import pytest
 
 from engine.records import IdleCause, TraceDifference, replace
 from tests.workbench import fixture_store, fixture_traces
-from workbench.quantities import clipped, kernel_text
+from workbench.quantities import clipped, kernel_text, verbatim
 from workbench.tree import in_order
 from workbench.views.runtime import communication, drawn, gpu, over_time, rows, side_by_side
 from workbench.views.runtime.subject import Subject
@@ -117,3 +117,8 @@ def test_what_the_machine_did_stands_on_the_time_axis_of_the_trace() -> None:
     assert cpu.values == tuple(each.cpu_percent for each in profile.usage[10:16])
     unknown = Subject(report, replace(rank, started=None), profile)
     assert over_time.usage_in_trace(unknown) == []
+
+
+def test_a_name_out_of_a_trace_makes_no_link_and_no_italics() -> None:
+    assert verbatim("c10d::_allgather_base_") == r"c10d::\_allgather\_base\_"
+    assert verbatim("[see](http://x) <b> *a*") == r"\[see\](http://x) \<b\> \*a\*"

@@ -6,7 +6,7 @@ import streamlit as st
 
 from engine.records import TraceReport
 from workbench import jobs, layout, session
-from workbench.quantities import ago_text
+from workbench.quantities import ago_text, verbatim
 from workbench.views.runtime import figures, importing
 from workbench.views.runtime.subject import Subject, rank_label
 
@@ -43,7 +43,7 @@ def bar(shown: Subject) -> None:
         operator = session.current().operator
         if operator is not None:
             st.button(
-                operator, icon=":material/close:", key="operator_chip", type="secondary",
+                verbatim(operator), icon=":material/close:", key="operator_chip", type="secondary",
                 on_click=session.choose_operator, args=(None,),
                 help="This operator is selected on every view. Click to clear.",
             )  # fmt: skip

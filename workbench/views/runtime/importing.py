@@ -10,10 +10,10 @@ from typing import Any
 import streamlit as st
 
 from workbench import jobs, navigation, session
-from workbench.quantities import ago_text
+from workbench.quantities import ago_text, verbatim
 
 _UPLOAD = "upload-"
-_LARGEST_UPLOAD_MB = 512
+_LARGEST_UPLOAD_MB = 500
 
 
 def form(*, key: str) -> None:
@@ -43,7 +43,9 @@ def listing(*, key: str, most: int = 12) -> None:
         st.caption("Nothing yet: traces that you open stand here, also after a restart.")
     for each in found[:most]:
         with st.container(horizontal=True, vertical_alignment="center", wrap=False):
-            st.markdown(f"**{each.name}** :gray[{ago_text(each.created)}]", width="stretch")
+            st.markdown(
+                f"**{verbatim(each.name)}** :gray[{ago_text(each.created)}]", width="stretch"
+            )
             if st.button("Open", key=f"{key}_open_{each.id}"):
                 session.choose_trace(each.id)
                 navigation.go("runtime")

@@ -6,7 +6,7 @@ import pandas as pd
 import streamlit as st
 
 from workbench import tables
-from workbench.quantities import ms_text, percent_text
+from workbench.quantities import ms_text, percent_text, verbatim
 from workbench.views.runtime import rows
 from workbench.views.runtime.subject import Subject
 
@@ -17,7 +17,7 @@ def show(subject: Subject, frame: pd.DataFrame, name: str) -> None:
     """The card of the selected operator."""
     mine = frame[frame["Operator"] == name]
     with st.container(border=True, key="operator_details"):
-        st.markdown(f"##### {name}")
+        st.markdown(f"##### {verbatim(name)}")
         if mine.empty:
             st.caption("This trace does not call it. Clear the selection above, or choose a row.")
             return
@@ -62,7 +62,7 @@ def _stacks(mine: pd.DataFrame) -> None:
     for stack, row in summed.iterrows():
         lines = rows.stack_lines(str(stack))
         label = (
-            f"**{rows.innermost(str(stack))}** · {ms_text(float(row[by]))}"
+            f"**{verbatim(rows.innermost(str(stack)))}** · {ms_text(float(row[by]))}"
             f" ({percent_text(float(row[by]) / whole)}) · {row['Calls']:,.6g} calls"
         )
         with st.expander(label):

@@ -6,7 +6,7 @@ import pandas as pd
 import streamlit as st
 
 from workbench import charts, session, tables
-from workbench.quantities import clipped, ms_text, percent_text, time_scale
+from workbench.quantities import clipped, ms_text, percent_text, time_scale, verbatim
 from workbench.views.runtime import operator_details, rows
 from workbench.views.runtime.subject import Subject
 
@@ -52,7 +52,7 @@ def show(subject: Subject) -> None:
         measures = _measures(has_device)
         measure = st.segmented_control(
             "Chart", measures, default=measures[0], required=True, key="operators_chart",
-            format_func=lambda each: f"{'' if has_device else 'Host '}{_LABELS[each]}",
+            format_func=_LABELS.__getitem__,
         )  # fmt: skip
     grouped_by = by or "Operator"
     missing = _EMPTY.get(grouped_by)
@@ -113,7 +113,7 @@ def _chart(grouped: pd.DataFrame, measure: str, subject: Subject) -> None:
     words = f"The ten with the most {_LABELS[measure].lower()} time."
     if is_self:
         words = (
-            f"{top.index[0]} takes {percent_text(float(top.iloc[0]) / whole)} of the"
+            f"{verbatim(top.index[0])} takes {percent_text(float(top.iloc[0]) / whole)} of the"
             f" {_LABELS[measure].lower()} time, the first {len(top)} together"
             f" {percent_text(float(top.sum()) / whole)} of {ms_text(whole)}."
         )

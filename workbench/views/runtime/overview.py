@@ -10,7 +10,15 @@ import streamlit as st
 
 from engine.records import DeviceReport, TimeShare, TraceFinding
 from workbench import charts, layout, tables
-from workbench.quantities import bytes_text, clipped, kernel_text, ms_text, percent_text, time_scale
+from workbench.quantities import (
+    bytes_text,
+    clipped,
+    kernel_text,
+    ms_text,
+    percent_text,
+    time_scale,
+    verbatim,
+)
 from workbench.views.runtime import choosing, figures, parts, recording, rows
 from workbench.views.runtime.subject import Subject, rank_label
 
@@ -102,7 +110,7 @@ def _finding(each: TraceFinding, index: int) -> None:
         view = choosing.view_named(each.view)
         with st.container(horizontal=True, vertical_alignment="center", wrap=False):
             st.markdown(
-                f"**{each.title}** :orange-badge[{percent_text(each.share)}]"
+                f"**{verbatim(each.title)}** :orange-badge[{percent_text(each.share)}]"
                 f" :gray[{ms_text(each.time_ms)}{rank}]", width="stretch",
             )  # fmt: skip
             if view not in (None, "Overview"):
@@ -111,8 +119,8 @@ def _finding(each: TraceFinding, index: int) -> None:
                     args=(view, each.operators[0] if each.operators else None), type="tertiary",
                     icon=":material/arrow_forward:",
                 )  # fmt: skip
-        st.markdown(each.words)
-        st.caption(each.advice)
+        st.markdown(verbatim(each.words))
+        st.caption(verbatim(each.advice))
 
 
 def _steps(subject: Subject) -> None:
@@ -161,8 +169,8 @@ def _top_operators(subject: Subject) -> None:
         first = top.index[0]
         per_call = top[by].iloc[0] / max(1e-9, top["Calls"].iloc[0])
         st.caption(
-            f"{first} is called {top['Calls'].iloc[0]:,.6g} times, {ms_text(per_call)} each;"
-            f" {frame['Calls'].sum():,.6g} operator calls in all."
+            f"{verbatim(first)} is called {top['Calls'].iloc[0]:,.6g} times,"
+            f" {ms_text(per_call)} each; {frame['Calls'].sum():,.6g} operator calls in all."
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from workbench import layout
+from workbench.quantities import verbatim
 from workbench.views.runtime.subject import Subject
 
 EXAMPLE = """from torch.profiler import ProfilerActivity, profile, schedule
@@ -39,9 +40,9 @@ def lacks(subject: Subject) -> None:
         return
     with layout.card("What this trace cannot tell"):
         for each in found:
-            st.markdown(f":material/videocam_off: {each}")
+            st.markdown(f":material/videocam_off: {verbatim(each)}")
         for each in dict.fromkeys(notes):
-            st.markdown(f":material/info: {each}")
+            st.markdown(f":material/info: {verbatim(each)}")
         if found:
             with st.expander("Record it again with everything", icon=":material/code:"):
                 how()

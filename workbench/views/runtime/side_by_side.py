@@ -9,7 +9,7 @@ from engine import api
 from engine.records import TraceComparison, TraceDifference
 from workbench import charts, layout, session, tables
 from workbench.layout import Figure
-from workbench.quantities import ago_text, clipped, ms_text, percent_text
+from workbench.quantities import ago_text, clipped, ms_text, percent_text, verbatim
 from workbench.views.runtime import importing
 from workbench.views.runtime.subject import Subject
 
@@ -49,7 +49,7 @@ def show(subject: Subject) -> None:
         st.warning("One of the two traces is no longer in the store.", icon=":material/info:")
         return
     _figures(found, subject.name, other.name)
-    st.markdown("\n".join(f"- {each[:1].upper()}{each[1:]}" for each in found.words))
+    st.markdown("\n".join(f"- {verbatim(each[:1].upper() + each[1:])}" for each in found.words))
     _changes(found, subject)
 
 
@@ -151,7 +151,7 @@ def _chart(frame: pd.DataFrame, named: str) -> None:
     whole = float(frame["Change"].abs().sum()) or 1.0
     charts.show(
         chart,
-        f"{first['Name']} changed most: {'+' if first['Change'] > 0 else '−'}"
+        f"{verbatim(first['Name'])} changed most: {'+' if first['Change'] > 0 else '−'}"
         f"{ms_text(abs(float(first['Change'])))} a step,"
         f" {percent_text(abs(float(first['Change'])) / whole)} of all changes of this kind.",
         key="side_chart",
