@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import streamlit as st
 
 from engine import api
@@ -39,8 +41,9 @@ def show(profile: Profile) -> None:
     _proof(found, curve, study)
 
 
-def _button(study: Study, label: str) -> None:
-    if st.button(label, type="primary", icon=":material/grid_on:", key="find_frontier"):
+def _button(study: Study, label: str, *, again: bool = False) -> None:
+    kind: Literal["primary", "secondary"] = "secondary" if again else "primary"
+    if st.button(label, type=kind, icon=":material/grid_on:", key="find_frontier"):
         asked = api.request_of(study)
         if jobs.start("frontier", f"What fits: {study.model.name}", request=asked):
             st.rerun()
@@ -69,8 +72,11 @@ def _controls(found: Frontier, profile: Profile) -> tuple[FrontierCurve, int]:
 
 def _heatmap(found: Frontier, curve: FrontierCurve, budget: int, study: Study) -> None:
     sizes = _sizes(found, curve, budget)
-    batches = found.batches
-    grid = [[api.peak_bytes(curve, batch, size) for size in sizes] for batch in batches]
+    rows = [(batch, [api.peak_bytes(curve, batch, size) for size in sizes])
+            for batch in found.batches]  # fmt: skip
+    fitting = [at for at, (_, row) in enumerate(rows) if any(e and e <= budget for e in row)]
+    kept = rows[: max(fitting, default=0) + 3]  # beyond two batches that do not fit, none will
+    batches, grid = [batch for batch, _ in kept], [row for _, row in kept]
     chart = charts.figure(
         height=90 + 30 * max(4, len(batches)), x=f"{found.axis} ({found.unit})", y="batch"
     )
@@ -118,7 +124,9 @@ def _line(found: Frontier, budget: int, study: Study) -> None:
             "dash": ("solid", "dash", "dot")[at % 3]},
             hovertemplate=f"%{{y:,}} {found.unit}",
         )  # fmt: skip
-    chart.update_xaxes(type="log", dtick=0.30103, tickformat=",")
+    chart.update_xaxes(
+        type="log", tickvals=list(found.batches), ticktext=[f"{each:,}" for each in found.batches]
+    )
     chart.update_yaxes(type="log")
     words = f"The longest that fits {bytes_text(budget)} at each batch, in each number format."
     if found.largest is not None:
@@ -137,7 +145,9 @@ def _batches_only(found: Frontier, budget: int, study: Study) -> None:
             hovertemplate="%{y:,.4g} MiB",
         )  # fmt: skip
     chart.add_hline(y=budget / 2**20, line_dash="dot", line_color=charts.BAD)
-    chart.update_xaxes(type="log", dtick=0.30103, tickformat=",")
+    chart.update_xaxes(
+        type="log", tickvals=list(found.batches), ticktext=[f"{each:,}" for each in found.batches]
+    )
     chart.update_yaxes(type="log")
     most = api.largest_batch(found, found.curves[0], found.smallest, budget)
     charts.show(
@@ -157,7 +167,7 @@ def _proof(found: Frontier, curve: FrontierCurve, study: Study) -> None:
             )
             st.caption(f"Checked against runs that it was not made of: {points}.", width="stretch")
         st.caption(f"Derived in {seconds_text(found.seconds)}.")
-        _button(study, "Derive again")
+        _button(study, "Derive again", again=True)
     for warning in found.warnings:
         st.caption(warning)
 

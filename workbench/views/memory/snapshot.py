@@ -71,7 +71,9 @@ def _segments(snapshot: AllocatorSnapshot) -> None:
             hovertemplate=f"{kind}: %{{x:.4g}} MiB<extra>%{{y}}</extra>",
         )  # fmt: skip
     chart.update_layout(barmode="overlay")
-    chart.update_yaxes(autorange="reversed", showgrid=False)
+    chart.update_yaxes(
+        autorange="reversed", showgrid=False, categoryorder="array", categoryarray=names
+    )
     used = percent_text(snapshot.allocated_bytes / (snapshot.reserved_bytes or 1))
     charts.show(
         chart,
