@@ -89,7 +89,7 @@ def _treemap(timeline: MemoryTimeline, *, by_module: bool) -> None:
         "color": charts.paper()}}, textinfo="label+text", tiling={"pad": 2}, maxdepth=3,
         hovertemplate="%{id}<br>%{text}<extra></extra>", pathbar={"visible": True},
     )  # fmt: skip
-    chart.update_layout(margin={"l": 4, "r": 4, "t": 26, "b": 4})
+    chart.update_layout(margin={"l": 4, "r": 4, "t": 4, "b": 4})
     how = "module, then operator" if by_module else "category, then module"
     charts.show(
         chart,
@@ -107,7 +107,8 @@ def _path(block: MemoryBlock, *, by_module: bool, is_small: bool) -> tuple[str, 
     leaf = f"{block.operator or block.what or '?'}"
     if by_module:
         top = ".".join(place.split(".")[:3])
-        return (top, f"{place}: {leaf} ({block.category})")
+        inner = "" if place == top else f"{place.removeprefix(top)[1:]}: "
+        return (top, f"{inner}{leaf} ({block.category})")
     return (block.category, place, f"{leaf} {block.phase}".strip())
 
 
