@@ -31,7 +31,7 @@ def form(*, key: str) -> None:
             help="Several files are ranks of one job. Larger ones are opened by their path.",
         )  # fmt: skip
         name = st.text_input("Name", key=f"{key}_name", placeholder="after the file")
-        sent = st.form_submit_button("Open the trace", type="primary", icon=":material/timeline:")
+        sent = st.form_submit_button("Open the trace", icon=":material/timeline:")
     if sent:
         _submit((path or "").strip(), list(files or []), (name or "").strip())
 
