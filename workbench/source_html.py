@@ -67,7 +67,10 @@ class Bar:
 
 @dataclass(frozen=True)
 class Row:
-    """One line: its cells before the bar, the bar, what is written, and notes above it."""
+    """One line: its cells before the bar, the bar, what is written, and notes above it.
+
+    `painted` is the text as HTML, where it was painted among lines that are not shown.
+    """
 
     number: int
     text: str
@@ -77,6 +80,7 @@ class Row:
     is_marked: bool = False
     hover: str = ""
     notes: tuple[str, ...] = ()
+    painted: str = ""
 
 
 def dedented(lines: Sequence[str]) -> list[str]:
@@ -95,7 +99,8 @@ def source(rows: Sequence[Row], *, heads: Sequence[str] = (), with_bar: bool = F
         bar = '<th class="bar">of the run</th>' if with_bar else ""
         head = f'<tr><th></th><th>line</th>{cells}{bar}<th class="code">source</th></tr>'
     body = "".join(
-        _row(each, line, with_bar=with_bar) for each, line in zip(rows, painted, strict=True)
+        _row(each, each.painted or line, with_bar=with_bar)
+        for each, line in zip(rows, painted, strict=True)
     )
     return f'{STYLE}<div class="wb-src"><table>{head}{body}</table></div>'
 

@@ -146,3 +146,7 @@ def test_long_stretches_that_did_not_run_are_folded() -> None:
     assert [each.number for each in shown] == [1, 2, 8, 9]
     assert shown[1].text == "    # … 6 lines"
     assert code_source._folded([*quiet[:4], ran]) == [*quiet[:4], ran]
+
+
+def test_what_was_painted_elsewhere_is_kept() -> None:
+    assert "<i>x</i>" in source_html.source([Row(1, "x", painted="<i>x</i>")])

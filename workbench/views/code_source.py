@@ -9,7 +9,7 @@ from pathlib import PurePath
 import pandas as pd
 import streamlit as st
 
-from engine.records import CodeFunction, CodeLine, CodeReport
+from engine.records import CodeFunction, CodeLine, CodeReport, replace
 from workbench import source_html, tables
 from workbench.quantities import bytes_text, digits, ms_text, percent_text
 from workbench.source_html import Bar, Row
@@ -114,6 +114,9 @@ def _function(report: CodeReport, each: CodeFunction, notes: Notes) -> None:
             _row(report, line, text, tuple(notes.get((each.file, line.number), ())))
             for line, text in zip(each.lines, texts, strict=True)
         ]
+        # Painted before lines are folded: a docstring that is cut would colour all behind it.
+        painted = source_html.painted_lines(texts)
+        rows = [replace(row, painted=each) for row, each in zip(rows, painted, strict=True)]
         st.html(source_html.source(_folded(rows), heads=_HEADS, with_bar=True))
 
 
