@@ -66,7 +66,9 @@ def test_what_only_looks_on_is_not_listed():
     program, inputs = decoder()
     counts = count(program, Workload("train_step"), inputs)
     assert counts.not_counted == ()
-    optimizer = sum(each.elementwise_flops for each in counts.operators if each.phase == "optimizer")
+    optimizer = sum(
+        each.elementwise_flops for each in counts.operators if each.phase == "optimizer"
+    )
     assert optimizer >= 10 * counts.totals.parameters  # AdamW's own arithmetic is counted
 
 
