@@ -62,8 +62,10 @@ def test_the_frontier_tells_exactly_what_counting_finds(make):
     assert found.axis == "context"
     for batch, length in ((1, 300), (7, 33), (64, 512)):
         inputs = (torch.zeros(batch, length, dtype=torch.long),)
-        counted = count(model.program, Workload(batch=batch), inputs).memory.peak_tensor_bytes
-        assert peak_bytes(curve, batch, length) == pytest.approx(counted, abs=64)
+        counted = count(model.program, Workload(batch=batch), inputs).memory
+        told, peak = peak_bytes(curve, batch, length), counted.peak_tensor_bytes
+        # Attention's buffer of one block for each thread is left out.
+        assert peak - counted.workspace_bytes - 64 <= told <= peak + 64
 
 
 def test_attention_by_hand_grows_quadratically_and_a_cache_linearly():

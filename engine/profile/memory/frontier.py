@@ -24,6 +24,7 @@ from engine.models.workloads import sizes_of
 from engine.profile.counting import count, lives_on_meta
 from engine.profile.memory.fits import peak_bytes, spread, terms
 from engine.profile.memory.kinds import resident_bytes
+from engine.profile.memory.lives import Label
 from engine.profile.meta import on_meta
 from engine.program import Program
 from engine.records import Frontier, FrontierCurve, PeakPiece, Study, Workload
@@ -122,6 +123,8 @@ class _Counted:
             peak = count(self.program, workload, inputs).memory.peak_tensor_bytes
             return np.array([float(peak - self.weights)])
         lives = lives_on_meta(self.program, workload, inputs)
+        blocked = [code for code, each in enumerate(lives.labels) if _grows_by_blocks(each)]
+        lives.sizes[np.isin(lives.label, blocked)] = 0
         return np.concatenate(([float(lives.before.get("inputs", 0))], lives.changes()))
 
     def peak(self, batch: int, size: int) -> int:
@@ -251,6 +254,11 @@ def _tokens(smallest: int, largest: int | None) -> _Axis:
     fitted = (low, low + max(1, room // 5), low + max(2, room // 2))
     checked = smallest + room
     return _Axis("context", "tokens", 1, smallest, largest, 2, fitted, checked)
+
+
+def _grows_by_blocks(label: Label) -> bool:
+    """Attention's own buffer, at most 0.6 MiB a thread, is no polynomial: it is left out."""
+    return label.category == "workspace" and "flash_attention" in label.operator
 
 
 def _axes(opened: OpenedModel) -> list[str]:
