@@ -269,8 +269,6 @@ def memory(arguments: dict[str, Any], job: Job) -> MemoryReport:
     return found
 
 
-# What most jobs need and what takes seconds to import: a spare worker has it before it has a job.
-PRELOADED = ("transformers.modeling_utils", "torch._dynamo")
 def frontier(arguments: dict[str, Any], job: Job) -> Frontier:
     """Derives which batches and sizes of the study's workload fit, and keeps it."""
     from engine.profile.memory.frontier import find_frontier
@@ -282,6 +280,8 @@ def frontier(arguments: dict[str, Any], job: Job) -> Frontier:
     return found
 
 
+# What most jobs need and what takes seconds to import: a spare worker has it before it has a job.
+PRELOADED = ("transformers.modeling_utils", "torch._dynamo")
 WORK: dict[str, Callable[[dict[str, Any], Job], Any]] = {
     "open": open_study,
     "profile": profile,
