@@ -18,7 +18,9 @@ with actions:
             key="memory_close", on_click=importing.choose, args=(None,),
         )  # fmt: skip
     if session.study() is not None or report is not None:
-        with st.popover("Open a file", icon=":material/memory:", key="open_memory", width="content"):
+        with st.popover(
+            "Open a file", icon=":material/memory:", key="open_memory", width="content"
+        ):
             importing.form(key="popover")
             st.markdown("###### Opened before")
             importing.listing(key="popover")
