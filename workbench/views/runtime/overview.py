@@ -163,7 +163,7 @@ def _top_operators(subject: Subject) -> None:
         summed = frame.groupby("Operator", sort=False)[[by, "Calls"]].sum()
         top = summed.nlargest(_BARS, by)
         _bars(
-            top.index.tolist(), top[by].tolist(), [f"{calls:,.4g}×" for calls in top["Calls"]],
+            top.index.tolist(), top[by].tolist(), [f"{calls:,.0f}×" for calls in top["Calls"]],
             whole=float(summed[by].sum()), colour=charts.PALETTE[5], key="runtime_top",
         )  # fmt: skip
         first = top.index[0]
@@ -209,7 +209,7 @@ def _top_kernels(subject: Subject) -> None:
         top = frame.nlargest(_BARS, "Time")
         _bars(
             [kernel_text(each, 34) for each in top["Kernel"]], top["Time"].tolist(),
-            [f"{calls:,.4g}×" for calls in top["Calls"]], whole=float(frame["Time"].sum()),
+            [f"{calls:,.0f}×" for calls in top["Calls"]], whole=float(frame["Time"].sum()),
             colour=charts.PALETTE[0], key="runtime_top_kernels",
         )  # fmt: skip
         st.caption("The trace names no modules; `with_stack=True` would record their classes.")
