@@ -40,7 +40,7 @@ def test_from_a_sample_card_to_a_verified_export(browser, newcomer: Served, tmp_
     tour = page.locator(".st-key-tour")
     tour.get_by_role("link", name="Decide").click()
     page.get_by_text("Switch gradients off").first.wait_for()
-    page.locator("[class*=st-key-add_gradients] button").click()
+    page.locator(".st-key-add_inference_mode button").click()
     page.get_by_role("button", name="In the recipe").wait_for()
 
     tour.get_by_role("link", name="Build").click()
