@@ -14,7 +14,7 @@ from engine.measure.statistics import FEWEST_ROUNDS, verdict
 from engine.measure.variant_process import VariantFailed, VariantProcess
 
 _MORE_ROUNDS = 10
-_MOST_ROUNDS_FACTOR = 5
+_MOST_ROUNDS_FACTOR = 20
 PROMPTS = 64
 
 
@@ -52,7 +52,8 @@ def measure_together(plan: Plan) -> Measured:
     found.method = (
         f"each variant in {each_in} process{'es' if each_in > 1 else ''} of its own, interleaved in"
         " random order, the others stopped, memory in huge pages where the system gives them;"
-        " ratio: median of per-round log ratios, 95 % interval by block bootstrap and by what"
+        " ratio: median of per-round log ratios, averaged over processes, 95 % interval by block"
+        " bootstrap and by what"
         " changes from process to process"
     )
     return found
@@ -114,7 +115,8 @@ def play_rounds(conductor: Conductor, plan: Plan, found: Measured) -> None:
         if not still_open:
             return
         only = [plan.baseline, plan.control, *still_open]
-        conductor.play(_MORE_ROUNDS, only=only, on_round=tell, until=deadline)
+        more = max(_MORE_ROUNDS, conductor.played // 4)
+        conductor.play(more, only=only, on_round=tell, until=deadline)
 
 
 def _load_all(

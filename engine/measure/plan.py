@@ -102,7 +102,7 @@ def ratio_of(samples: Samples, first: str, second: str, *, block: int | None = N
         for each in others
         if samples.paired(first, each)[0]
     )
-    pairs = len(set(samples.pairs_of_copies(first, second)))
+    pairs = samples.pairs_of_copies(first, second)
     return ratio_interval(*samples.paired(first, second), block=block, spread=spread, pairs=pairs)
 
 

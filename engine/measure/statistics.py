@@ -75,8 +75,7 @@ def spread_between_processes(
     squares, freedom = 0.0, 0
     for baseline, variant, pairs in series:
         logs = np.log(_checked(baseline) / _checked(variant))
-        which = np.asarray(pairs)
-        centres = np.array([np.median(logs[which == each]) for each in np.unique(which)])
+        centres = _centres(logs, pairs)
         squares += float(((centres - centres.mean()) ** 2).sum())
         freedom += len(centres) - 1
     return Spread(math.sqrt(squares / freedom), freedom) if freedom else None
@@ -94,7 +93,7 @@ def ratio_interval(
     block: int | None = None,
     seed: int = 0,
     spread: Spread | None = None,
-    pairs: int = 1,
+    pairs: Sequence[int] | None = None,
 ) -> Interval:
     """How many times less the variant takes, with a 95 % interval.
 
@@ -107,8 +106,9 @@ def ratio_interval(
         block: rounds drawn together; `block_length` of them where it is None.
         seed: of the draws; the same samples always give the same interval.
         spread: between pairs of processes; the interval is at least as wide as Student's for the
-            mean of so many pairs.
-        pairs: of processes that played.
+            mean over the pairs.
+        pairs: of processes, one a round; the ratio is then the mean over the pairs of each one's
+            median.
 
     Raises:
         ValueError: lengths differ, or a time is not a positive number.
@@ -129,8 +129,11 @@ def ratio_interval(
     seen = float(np.ptp(logs))
     low = max(centre - wider * max(0.0, centre - low), float(logs.min()) - seen)
     high = min(centre + wider * max(0.0, high - centre), float(logs.max()) + seen)
-    if spread is not None:
-        half = _student(spread.freedom) * spread.deviation / math.sqrt(max(1, pairs))
+    if spread is not None and pairs is not None:
+        each = _centres(logs, pairs)
+        moved = float(each.mean()) - centre
+        centre, low, high = centre + moved, low + moved, high + moved
+        half = _student(spread.freedom) * spread.deviation / math.sqrt(len(each))
         low, high = min(low, centre - half), max(high, centre + half)
     return Interval(math.exp(centre), _exp(low), _exp(high))
 
@@ -210,6 +213,11 @@ def _widening(rounds: int, block: int, rho: float) -> float:
     independent = min(rounds / block, rounds / true)
     freedom = max(1, math.floor(independent) - 1)
     return _student(freedom) / _NORMAL_975 * math.sqrt(true / caught)
+
+
+def _centres(logs: Floats, pairs: Sequence[int]) -> Floats:
+    which = np.asarray(pairs)
+    return np.array([np.median(logs[which == each]) for each in np.unique(which)])
 
 
 def _student(freedom: int) -> float:

@@ -156,7 +156,7 @@ def test_rounds_without_noise_do_not_hide_what_changes_between_processes() -> No
     pairs = [0, 1, 2] * 10
     assert statistics.verdict(statistics.ratio_interval(baseline, variant)) == "FASTER"
     spread = statistics.spread_between_processes([(baseline, variant, pairs)])
-    held = statistics.ratio_interval(baseline, variant, spread=spread, pairs=3)
+    held = statistics.ratio_interval(baseline, variant, spread=spread, pairs=pairs)
     # Student's t for 2 degrees of freedom is 4.303: 4.303 * 0.0246 / sqrt(3) = 0.061 either way.
     assert math.log(held.high / held.median) == pytest.approx(0.061, abs=0.001)
     assert statistics.verdict(held) == "INCONCLUSIVE"
@@ -170,8 +170,9 @@ def test_a_bias_that_stays_with_each_process_is_not_called_a_difference() -> Non
         for _ in range(2):  # the baseline against itself, and a variant equal to it
             bias = 0.05 * generator.standard_normal(3)  # 5 %, as was seen of copies of small models
             own = bias[np.arange(30) % 3] + noise(generator, 30, rho=0.3, spread=0.02)
-            series.append((np.ones(30), np.exp(own), list(np.arange(30) % 3)))
+            series.append((np.ones(30), np.exp(own), [each % 3 for each in range(30)]))
         spread = statistics.spread_between_processes(series)
-        found = statistics.ratio_interval(*series[1][:2], spread=spread, pairs=3, seed=seed)
+        baseline, variant, pairs = series[1]
+        found = statistics.ratio_interval(baseline, variant, spread=spread, pairs=pairs, seed=seed)
         wrong += statistics.verdict(found) in ("FASTER", "SLOWER")
     assert wrong <= 9  # 3 %; without the spread it is about half of them
