@@ -120,7 +120,7 @@ def bars(
     )  # fmt: skip
     chart.update_yaxes(autorange="reversed", showgrid=False)
     chart.update_xaxes(
-        range=[0, 1.18 * max([*values, 1e-9])], showgrid=True, gridcolor=faint(), nticks=6
+        range=[0, 1.34 * max([*values, 1e-9])], showgrid=True, gridcolor=faint(), nticks=6
     )
     return chart
 
