@@ -3,7 +3,7 @@
 import streamlit as st
 
 from workbench import jobs, layout, session
-from workbench.views import compare, compare_form, comparison_table, waterfall
+from workbench.views import compare, compare_charts, compare_form, comparison_table, waterfall
 
 with layout.study_header("Compare", "is it really faster, and what did it cost?"):
     compare_form.button()
@@ -25,11 +25,11 @@ shown = compare.chosen_variants(comparison)
 compare.figures(comparison, shown)
 left, right = st.columns(2, gap="medium")
 with left:
-    compare.latency(comparison, shown)
+    compare_charts.latency(comparison, shown)
 with right:
-    compare.accuracy(comparison, shown)
+    compare_charts.accuracy(comparison, shown)
 comparison_table.table(comparison, shown)
-compare.memory_and_size(comparison, shown)
+compare_charts.memory_and_size(comparison, shown)
 if comparison.waterfall:
     with layout.card("What each step bought"):
         waterfall.show(comparison)

@@ -17,7 +17,7 @@ _DROPPED = (
     "PYTHONPROFILEIMPORTTIME",
 )  # fmt: skip
 # Where a process's pages happen to lie made copies of one small model differ by 10 % for as long as
-# they lived; in huge pages they agreed. Source: Curtsinger & Berger 2013 (layout as a bias).
+# they lived; in huge pages most of it went. Source: Curtsinger & Berger 2013 (layout as a bias).
 _HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1", "THP_MEM_ALLOC_ENABLE": "1"}
 _KEPT = ("TORCH_HOME", "TORCHINDUCTOR_CACHE_DIR", "TORCH_EXTENSIONS_DIR")
 

@@ -105,6 +105,16 @@ def test_each_variant_is_timed_in_several_processes(tmp_path: Path) -> None:
     assert found.noise_floor is not None
 
 
+def test_without_a_second_process_of_the_baseline_there_is_no_noise_floor(tmp_path: Path) -> None:
+    found = comparing.compare(
+        study(batch=4), [steps("slow", ms=40.0)], request={}, cache=tmp_path / "cache",
+        settings=QUICK, builder="tests.measure.tiny:alone",
+    )  # fmt: skip
+    assert found.noise_floor is None
+    assert found.variants[1].verdict == "SLOWER"
+    assert any("no noise floor" in each for each in found.warnings)
+
+
 def test_the_waterfall_tells_what_each_step_bought(tmp_path: Path) -> None:
     recipe = Recipe((Step("slow", {"ms": 40.0}), Step("same")))
     found = compare(tmp_path, recipe, settings=Settings(8, 4.0, None, True, 1))

@@ -154,3 +154,10 @@ def by_recipe(arguments: dict[str, Any], report: Report) -> Built:
 def always_nan(arguments: dict[str, Any], report: Report) -> Built:
     """NaN, whatever the recipe."""
     return broken({"value": "nan"}, report)
+
+
+def alone(arguments: dict[str, Any], report: Report) -> Built:
+    """As the recipe says, but no process beside the first of a variant comes up."""
+    if not arguments["verify"]:
+        return refused({}, report)
+    return by_recipe(arguments, report)

@@ -8,7 +8,7 @@ import streamlit as st
 from engine.records import Comparison, VariantResult
 from workbench import jobs, layout, tables
 from workbench.quantities import MISSING, bytes_text, count_text, digits, ms_text, range_text
-from workbench.views import compare
+from workbench.views import verdicts
 
 _SPARK_POINTS = 40
 _SIGNS = {
@@ -57,15 +57,15 @@ def table(comparison: Comparison, shown: list[VariantResult]) -> None:
 def details(shown: list[VariantResult]) -> None:
     """For each variant: whether its steps are real, its times apart, what happened to answers."""
     for each in shown[1:]:
-        icon = compare.VERDICTS[each.verdict][1]
+        icon = verdicts.VERDICTS[each.verdict][1]
         with st.expander(f"**{each.name}** · `{each.recipe}`", icon=icon):
             if each.error is not None:
                 jobs.show_error(each.error)
             left, right = st.columns(2, gap="medium")
             with left:
                 st.markdown("###### Did each step do what it says?")
-                compare.verdict_line(each)
-                compare.outcomes(each)
+                verdicts.verdict_line(each)
+                verdicts.outcomes(each)
                 if not each.steps:
                     st.caption("No step was built.")
             with right:

@@ -14,7 +14,7 @@ from engine.optimize.recipe import ordered, recipe_text, recipe_yaml
 from engine.records import Prediction, Profile, Recipe, Settings, Step
 from workbench import charts, forms, jobs, layout, session
 from workbench.quantities import bytes_text, count_text, digits, ms_text, range_text
-from workbench.views import compare, compare_form, waterfall
+from workbench.views import compare_form, verdicts, waterfall
 from workbench.views.suggestions import RISK_COLOURS
 
 _STAGES = {
@@ -158,8 +158,8 @@ def measured(profile: Profile) -> None:
         for variant in comparison.variants:
             if variant.recipe == wanted and variant.steps:
                 with layout.card("Measured"):
-                    compare.verdict_line(variant)
-                    compare.outcomes(variant)
+                    verdicts.verdict_line(variant)
+                    verdicts.outcomes(variant)
                     if wanted in waterfall.recipes(comparison):
                         waterfall.show(comparison, wanted)
                     layout.button("Open the comparison", "compare")
