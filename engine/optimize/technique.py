@@ -161,6 +161,35 @@ class CostTable:
 
 
 @dataclass(frozen=True)
+class Product:
+    """A matrix product or convolution with the sizes that its time depends on.
+
+    Attributes:
+        kind: "linear" or "conv2d".
+        rows: of the left matrix (batch times tokens); for a convolution the batch.
+        inputs, outputs: features, or channels.
+        spatial: height and width of a convolution's input; empty else.
+        window: height and width of its kernel; empty else.
+        stride, padding, groups: of a convolution.
+        dtype: of weights and activations as the model holds them.
+        threads: intra-operator threads; None leaves torch's own choice.
+    """
+
+    kind: str
+    rows: int
+    inputs: int
+    outputs: int
+    spatial: tuple[int, ...] = ()
+    window: tuple[int, ...] = ()
+    stride: tuple[int, ...] = ()
+    padding: tuple[int, ...] = ()
+    groups: int = 1
+    dtype: str = "float32"
+    device: str = "cpu"
+    threads: int | None = None
+
+
+@dataclass(frozen=True)
 class Target:
     """What a check, an estimate or a suggestion may look at; no torch.
 
@@ -202,7 +231,14 @@ class BuildContext:
 
 
 class Technique:
-    """One way to make a model cheaper."""
+    """One way to make a model cheaper.
+
+    Attributes:
+        sample: the sample on which it pays.
+        example: the recipe that is measured there for its page in the docs; its name alone where it
+            is empty.
+        example_workload: fields of `WorkloadRequest` for that measurement.
+    """
 
     name: ClassVar[str]
     stage: ClassVar[Stage]
@@ -213,6 +249,8 @@ class Technique:
     sources: ClassVar[tuple[str, ...]] = ()
     theory: ClassVar[str] = ""
     sample: ClassVar[str] = "tiny_gpt"
+    example: ClassVar[str] = ""
+    example_workload: ClassVar[Mapping[str, Any]] = {}
     max_relative_error: ClassVar[float] = 1e-4
 
     @dataclass(frozen=True)
@@ -230,6 +268,13 @@ class Technique:
     def estimate(self, costs: CostTable, target: Target) -> CostTable:
         """The cost table after this step."""
         return costs
+
+    def probe(self, product: Product, config: Any) -> Callable[[], Any] | None:
+        """The product as this step computes it, on made-up data, each call one product.
+
+        Predictions time it on this machine. None where the step leaves such a product as it is.
+        """
+        return None
 
     def suggest(self, target: Target) -> Suggestion | None:
         """A suggestion with its evidence where this pays; its `prediction` is filled later."""
