@@ -72,3 +72,16 @@ def test_listing_runs_nothing(
     benches["broken"] = bench({"refused": True})
     assert runner.main(["--list"]) == 0
     assert "How fast it is" in capsys.readouterr().out
+
+
+def test_the_readme_gets_the_sections_of_the_benches_that_ran_and_keeps_the_others(
+    benches: dict[str, ModuleType],
+) -> None:
+    text = (
+        "<!-- bench-speed:begin -->\nlast week\n<!-- bench-speed:end -->\n"
+        "<!-- bench-other:begin -->\nstays\n<!-- bench-other:end -->\n"
+    )
+    found = runner.with_sections(text, {"speed": FOUND})
+    assert "last week" not in found
+    assert "stays" in found
+    assert "Twice as fast. *holds*" in found

@@ -12,7 +12,10 @@ from dataclasses import dataclass, field
 from engine.measure.variant_process import VariantFailed, VariantProcess
 from engine.records import ErrorRecord
 
-BLOCK_MS = 10.0  # a block is at least 5 ms, also where a run turns out twice as fast as when warm
+# A block is at least 5 ms, also where runs get somewhat faster. Longer ones are no better: with
+# blocks of four runs of 7 ms a ratio was 1.6 to 2.4 times as uncertain as with blocks of one in the
+# same time, since noise comes in stretches that two neighbouring short blocks share.
+BLOCK_MS = 6.0
 # The others had the caches: the first run of a turn took about 13.8 ms, the next 12.2 (tiny_gpt, 4
 # tokens, machine busy).
 _SETTLE_BELOW_MS = 200.0
@@ -43,12 +46,11 @@ class Samples:
         both = sorted(ours.keys() & theirs.keys())
         return [ours[each] for each in both], [theirs[each] for each in both]
 
-    def pairs_of_copies(self, first: str, second: str) -> list[int]:
-        """For each of the rounds of `paired`, a number for the two processes that played in it."""
+    def processes(self, first: str, second: str) -> list[tuple[int, int]]:
+        """For each of the rounds of `paired`, which process of each of the two played in it."""
         ours, theirs = self.copies.get(first, {}), self.copies.get(second, {})
         both = sorted(self.rounds.get(first, {}).keys() & self.rounds.get(second, {}).keys())
-        met: dict[tuple[int, int], int] = {}
-        return [met.setdefault((ours.get(each, 0), theirs.get(each, 0)), len(met)) for each in both]
+        return [(ours.get(each, 0), theirs.get(each, 0)) for each in both]
 
     def add(self, name: str, number: int, answer: dict[str, list[float]], copy: int = 0) -> None:
         """Keeps a block's answer."""
@@ -63,7 +65,8 @@ class Samples:
 class Conductor:
     """Interleaves processes that are loaded and checked.
 
-    Processes of one name are copies of one variant: they take turns, one a round.
+    Processes of one name are copies of one variant: they take turns, one a round, and meet each of
+    another variant's equally often.
     """
 
     def __init__(
@@ -80,7 +83,7 @@ class Conductor:
             processes: loaded and checked.
             seed: of the order.
             run_ms: how long a run takes, of processes that are warm already.
-            shadow: a name under which a variant plays once more, with the copy whose turn is next.
+            shadow: a name under which a variant plays once more, with another of its copies.
         """
         self.samples = Samples()
         self.failures: dict[str, ErrorRecord] = {}
@@ -88,6 +91,7 @@ class Conductor:
         self._copies: dict[str, list[VariantProcess]] = {}
         for each in processes:
             self._copies.setdefault(each.name, []).append(each)
+        self._first = processes[0].name if processes else ""
         self._shadow = shadow
         self._run_ms = dict(run_ms or {})
         self._order = random.Random(seed)
@@ -147,8 +151,15 @@ class Conductor:
         copies = self._copies.get(variant)
         if not copies:
             return
-        copy = (self.played + is_shadow) % len(copies)
+        copy = self._whose_turn(name, len(copies), is_shadow)
         self._attempt(variant, copies[copy], lambda process: self._time_block(process, name, copy))
+
+    def _whose_turn(self, name: str, copies: int, is_shadow: bool) -> int:
+        """The baseline's go around once a cycle; the others fall behind by one each cycle."""
+        cycle, place = divmod(self.played, copies)
+        if is_shadow:  # never the process that plays for the baseline in this round
+            return (place + 1 + cycle % (copies - 1)) % copies
+        return (place + (0 if name == self._first else cycle)) % copies
 
     def _attempt(
         self, name: str, process: VariantProcess, ask: Callable[[VariantProcess], None]

@@ -51,8 +51,9 @@ def measure_together(plan: Plan) -> Measured:
     each_in = min(Counter(each.name for each in [*ready, *copies]).values())
     found.method = (
         f"each variant in {each_in} process{'es' if each_in > 1 else ''} of its own, interleaved in"
-        " random order, the others stopped, memory in huge pages where the system gives them;"
-        " ratio: median of per-round log ratios, averaged over processes, 95 % interval by block"
+        " random order, the others stopped, activations moved before each block, memory in huge"
+        " pages where the system gives them; ratio: median of per-round log ratios, averaged over"
+        " processes, 95 % interval by block"
         " bootstrap and by what changes from process to process"
     )
     return found

@@ -11,7 +11,7 @@ from typing import Any
 from engine.errors import by_kind
 from engine.measure.conductor import Samples
 from engine.measure.lifetime import available_bytes
-from engine.measure.statistics import ratio_interval, spread_between_processes
+from engine.measure.statistics import ratio_interval
 from engine.measure.variant_process import Entrant
 from engine.records import ErrorRecord, Interval, Settings
 
@@ -91,19 +91,10 @@ def unverified(entrant: Entrant) -> Entrant:
 
 
 def ratio_of(samples: Samples, first: str, second: str, *, block: int | None = None) -> Interval:
-    """How many times less the second takes than the first, with what its processes differ by.
-
-    The spread between processes is pooled over all that was sampled: what it comes from, the place
-    of things in memory, has no regard to the variant.
-    """
-    others = [each for each in samples.rounds if each != first]
-    spread = spread_between_processes(
-        (*samples.paired(first, each), samples.pairs_of_copies(first, each))
-        for each in others
-        if samples.paired(first, each)[0]
+    """How many times less the second takes than the first, with what its processes differ by."""
+    return ratio_interval(
+        *samples.paired(first, second), block=block, processes=samples.processes(first, second)
     )
-    pairs = samples.pairs_of_copies(first, second)
-    return ratio_interval(*samples.paired(first, second), block=block, spread=spread, pairs=pairs)
 
 
 def scores_folder(plan: Plan, name: str) -> Path:

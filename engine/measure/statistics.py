@@ -10,8 +10,7 @@ Source: Künsch 1989 and Politis & Romano 1992 (circular block bootstrap).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -44,43 +43,6 @@ def summarize(samples: ArrayLike) -> LatencySummary:
     return LatencySummary(median(checked), p95(checked), tuple(float(each) for each in checked))
 
 
-@dataclass(frozen=True)
-class Spread:
-    """How much the ratio moves from one pair of processes to the next.
-
-    Attributes:
-        deviation: standard deviation of the log ratio of one pair.
-        freedom: degrees of freedom that it was estimated with.
-    """
-
-    deviation: float
-    freedom: int
-
-
-def spread_between_processes(
-    series: Iterable[tuple[ArrayLike, ArrayLike, Sequence[int]]],
-) -> Spread | None:
-    """The spread of ratios between pairs of processes, pooled over variants; None without copies.
-
-    Where pages, hash seeds and libraries happen to lie differs from process to process and stays
-    for its life: more rounds in the same processes do not average it out.
-
-    Args:
-        series: for each variant the baseline's times, its own, and the pair of processes of each
-            round.
-
-    Source: Kalibera & Jones 2013, Rigorous Benchmarking in Reasonable Time (repeat at the highest
-    level that varies); Curtsinger & Berger 2013, Stabilizer (layout as a bias).
-    """
-    squares, freedom = 0.0, 0
-    for baseline, variant, pairs in series:
-        logs = np.log(_checked(baseline) / _checked(variant))
-        centres = _centres(logs, pairs)
-        squares += float(((centres - centres.mean()) ** 2).sum())
-        freedom += len(centres) - 1
-    return Spread(math.sqrt(squares / freedom), freedom) if freedom else None
-
-
 def block_length(rounds: int) -> int:
     """Neighbouring rounds that are drawn together: the square root of their number."""
     return max(1, math.isqrt(rounds))
@@ -92,23 +54,26 @@ def ratio_interval(
     *,
     block: int | None = None,
     seed: int = 0,
-    spread: Spread | None = None,
-    pairs: Sequence[int] | None = None,
+    processes: Sequence[tuple[int, int]] | None = None,
 ) -> Interval:
     """How many times less the variant takes, with a 95 % interval.
 
     The ratio is the median of the per-round log ratios; the interval is from a circular block
     bootstrap of that median, widened for the number of blocks as Student's t is over the normal.
+    Where both sides played in several processes, crossed with one another, the ratio is the mean
+    over the processes of each one's median, and the interval is at least as wide as what changes
+    from process to process tells: where pages, hash seeds and libraries happen to lie stays for a
+    process's life, and more rounds in the same ones do not average it out.
 
     Args:
         baseline: times of the baseline, one a round.
         variant: times of the variant in the same rounds.
         block: rounds drawn together; `block_length` of them where it is None.
         seed: of the draws; the same samples always give the same interval.
-        spread: between pairs of processes; the interval is at least as wide as Student's for the
-            mean over the pairs.
-        pairs: of processes, one a round; the ratio is then the mean over the pairs of each one's
-            median.
+        processes: which of the baseline's processes and which of the variant's played, by round.
+
+    Source: Kalibera & Jones 2013, Rigorous Benchmarking in Reasonable Time (repeat at the highest
+    level that varies); Curtsinger & Berger 2013, Stabilizer (layout as a bias).
 
     Raises:
         ValueError: lengths differ, or a time is not a positive number.
@@ -123,18 +88,18 @@ def ratio_interval(
     length = min(len(logs), block or block_length(len(logs)))
     medians = bootstrap_medians(logs, block=length, seed=seed)
     low, high = np.percentile(medians, (2.5, 97.5))
+    noise = ((float(high) - float(low)) / 2 / _NORMAL_975) ** 2
     wider = _widening(len(logs), length, autocorrelation(logs))
     # A handful of rounds that look alike could stretch it without end: it ends as far outside of
     # what was seen as what was seen is wide.
     seen = float(np.ptp(logs))
     low = max(centre - wider * max(0.0, centre - low), float(logs.min()) - seen)
     high = min(centre + wider * max(0.0, high - centre), float(logs.max()) + seen)
-    if spread is not None and pairs is not None:
-        each = _centres(logs, pairs)
-        moved = float(each.mean()) - centre
+    between = _between_processes(logs, processes or [], noise)
+    if between is not None:
+        moved = between[0] - centre
         centre, low, high = centre + moved, low + moved, high + moved
-        half = _student(spread.freedom) * spread.deviation / math.sqrt(len(each))
-        low, high = min(low, centre - half), max(high, centre + half)
+        low, high = min(low, centre - between[1]), max(high, centre + between[1])
     return Interval(math.exp(centre), _exp(low), _exp(high))
 
 
@@ -215,8 +180,29 @@ def _widening(rounds: int, block: int, rho: float) -> float:
     return _student(freedom) / _NORMAL_975 * math.sqrt(true / caught)
 
 
-def _centres(logs: Floats, pairs: Sequence[int]) -> Floats:
-    which = np.asarray(pairs)
+def _between_processes(
+    logs: Floats, processes: Sequence[tuple[int, int]], noise: float
+) -> tuple[float, float] | None:
+    """The mean over processes and half its 95 % interval; None where each side has but one.
+
+    Every process's median holds the noise of its rounds beside its own place in memory, and the
+    same rounds stand in a median of the baseline's and in one of the variant's: `noise`, the
+    variance of the whole series' median, is in the sum twice and taken out once.
+    """
+    if len(processes) != len(logs):
+        return None
+    sides = [_centres(logs, [pair[side] for pair in processes]) for side in (0, 1)]
+    freedom = sum(len(each) - 1 for each in sides)
+    if not freedom:
+        return None
+    squares = sum(float(((each - each.mean()) ** 2).sum()) for each in sides)
+    variance = squares / freedom * sum(1 / len(each) for each in sides) - noise
+    centre = float(np.mean([each.mean() for each in sides]))
+    return centre, _student(freedom) * math.sqrt(max(0.0, variance))
+
+
+def _centres(logs: Floats, played: Sequence[int]) -> Floats:
+    which = np.asarray(played)
     return np.array([np.median(logs[which == each]) for each in np.unique(which)])
 
 

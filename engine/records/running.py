@@ -83,7 +83,7 @@ class Settings:
     budget_seconds: float = 120.0
     quality_limit: int | None = None
     waterfall: bool = True
-    processes: int = 3
+    processes: int = 4
 
 
 @dataclass(frozen=True)

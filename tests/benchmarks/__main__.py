@@ -24,7 +24,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("names", nargs="*", help="default: every bench")
     parser.add_argument("--list", action="store_true", help="only name them")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
-    parser.add_argument("--update-readme", action="store_true", help="write the README's table")
+    parser.add_argument(
+        "--update-readme", action="store_true", help="write these benches' sections there"
+    )
     given = parser.parse_args(arguments)
     known = bench_names()
     unknown = set(given.names) - set(known)
@@ -35,12 +37,11 @@ def main(arguments: list[str] | None = None) -> int:
         print("\n".join(f"{name:24}{title(loaded(name))}" for name in known))
         return 0
     results = {name: _timed(name) for name in given.names or known}
-    text = report(results)
-    print(text)
+    print(report(results))
     if given.json:
         given.json.write_text(json.dumps(results, indent=2, default=str))
     if given.update_readme:
-        README.write_text(replaced(README.read_text(encoding="utf-8"), "bench", text))
+        README.write_text(with_sections(README.read_text(encoding="utf-8"), results))
     return 0 if all(each.get("holds", True) for each in results.values()) else 1
 
 
@@ -61,11 +62,22 @@ def title(bench: ModuleType) -> str:
 
 def report(results: dict[str, dict[str, Any]]) -> str:
     """The figures as Markdown, with the machine that they were taken on."""
+    return "\n\n".join([_head(), *(_section(name, each) for name, each in results.items())])
+
+
+def with_sections(text: str, results: dict[str, dict[str, Any]]) -> str:
+    """A README's text with the sections of these benches replaced; the others' stay."""
+    for name, each in results.items():
+        section = f"{_section(name, each)}\n\n{_head()}"
+        text = replaced(text, f"bench-{name}", section)
+    return text
+
+
+def _head() -> str:
     machine = this_machine()
     versions = f"torch {machine.versions.get('torch', '?')}"
     today = time.strftime("%Y-%m-%d")
-    head = f"Measured on {machine.cpu}, {machine.cores} cores, {versions}, {today}."
-    return "\n\n".join([head, *(_section(name, each) for name, each in results.items())])
+    return f"Measured on {machine.cpu}, {machine.cores} cores, {versions}, {today}."
 
 
 def _section(name: str, result: dict[str, Any]) -> str:

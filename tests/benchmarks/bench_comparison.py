@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import os
 import random
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,10 @@ from engine.records import Settings, Workload
 
 _BUILDER = "tests.benchmarks.bench_comparison:build"
 _PROCESSES = Settings().processes
-# A quarter of what a comparison may take unless told otherwise; 500 take four hours at most.
+# A quarter of what a comparison may take unless told otherwise; most are decided long before.
 _SETTINGS = Settings(rounds=30, budget_seconds=float(os.environ.get("BENCH_SECONDS", "30")))
 _LAYERS = 20
+_KEPT = Path(".bench/comparison.jsonl")  # every trial, as it was judged
 
 
 def build(arguments: dict[str, Any], report: Callable[[float, str], None]) -> Built:
@@ -80,21 +82,26 @@ _DIFFERENT = (_LAYERS + _LAYERS // 10, _LAYERS)  # 22 equal layers against 20: 1
 def run() -> dict[str, Any]:
     """The share of each verdict over many comparisons, on processes that are kept between them."""
     trials = int(os.environ.get("WORKBENCH_BENCH_TRIALS", "400"))
-    order = random.Random(0)
     begun, load_before = time.monotonic(), os.getloadavg()[0]
-    same: Counter[str] = Counter()
-    found: Counter[str] = Counter()
+    same, found = Counter[str](), Counter[str]()
     widths: list[float] = []
-    with _troupe() as (pools, fast, slow, run_ms):
-        for number in range(trials):
-            pool = order.sample(pools[number % len(pools)], 2 * _PROCESSES)
+    for variant, arguments in _VARIANTS.items():
+        order = random.Random(0)
+        with _troupe([arguments] * (2 * _PROCESSES)) as (pool, run_ms):
+            for number in range(trials // len(_VARIANTS)):
+                drawn = order.sample(pool, 2 * _PROCESSES)
+                word, width = _trial(drawn[:_PROCESSES], drawn[_PROCESSES:], run_ms, number)
+                same[word] += 1
+                widths.append(width)
+                _tell(variant, number, word, width)
+    stacks = [{"layers": layers} for layers in _DIFFERENT for _ in range(_PROCESSES)]
+    with _troupe(stacks) as (pool, run_ms):
+        for number in range(trials // 4):
             word, width = _trial(pool[:_PROCESSES], pool[_PROCESSES:], run_ms, number)
-            same[word] += 1
-            widths.append(width)
-            if number % 4 == 0:
-                found[_trial(slow, fast, run_ms, number)[0]] += 1
-    wrong = (same["FASTER"] + same["SLOWER"]) / trials
-    undecided, detected = same["INCONCLUSIVE"] / trials, found["FASTER"] / sum(found.values())
+            found[word] += 1
+            _tell("a true 10 %", number, word, width)
+    wrong = (same["FASTER"] + same["SLOWER"]) / same.total()
+    undecided, detected = same["INCONCLUSIVE"] / same.total(), found["FASTER"] / found.total()
     return {
         "claim": "Of 400 comparisons of real variants with themselves at most 2 % are called FASTER"
         " or SLOWER and at most 20 % INCONCLUSIVE; a true 10 % difference is found in at least"
@@ -104,9 +111,18 @@ def run() -> dict[str, Any]:
             _row("variants against themselves", same), _row("22 layers against 20", found),
         ],
         "interval width, median": median(widths),
+        "processes a variant": _PROCESSES,
         "load average before and after": f"{load_before:.1f}, {os.getloadavg()[0]:.1f}",
         "seconds": time.monotonic() - begun,
     }  # fmt: skip
+
+
+def _tell(variant: str, number: int, word: str, width: float) -> None:
+    _KEPT.parent.mkdir(exist_ok=True)
+    told = {"variant": variant, "trial": number, "verdict": word, "width": width,
+            "time": time.time()}  # fmt: skip
+    with _KEPT.open("a", encoding="utf-8") as kept:
+        kept.write(json.dumps(told) + "\n")
 
 
 def _row(name: str, words: Counter[str]) -> dict[str, Any]:
@@ -140,29 +156,23 @@ def _trial(
 
 
 @contextlib.contextmanager
-def _troupe() -> Iterator[
-    tuple[list[list[VariantProcess]], list[VariantProcess], list[VariantProcess], dict[int, float]]
-]:
+def _troupe(
+    wanted: Sequence[dict[str, Any]],
+) -> Iterator[tuple[list[VariantProcess], dict[int, float]]]:
+    """Loaded and warm processes, and what a run of each takes, by pid."""
     started: list[VariantProcess] = []
     with tempfile.TemporaryDirectory(prefix="workbench-bench-") as folder:
-
-        def start(arguments: dict[str, Any]) -> VariantProcess:
-            entrant = Entrant(
-                f"v{len(started)}", _BUILDER, arguments, child_environment(1), threads=1
-            )
-            process = VariantProcess(entrant, log=Path(folder) / f"{entrant.name}.log")
-            started.append(process)
-            load(process, Measured())
-            return process
-
         try:
-            pools = [[start(each) for _ in range(2 * _PROCESSES)] for each in _VARIANTS.values()]
-            slow, fast = (
-                [start({"layers": layers}) for _ in range(_PROCESSES)] for layers in _DIFFERENT
-            )
+            for number, arguments in enumerate(wanted):
+                entrant = Entrant(
+                    f"v{number}", _BUILDER, arguments, child_environment(1), threads=1
+                )
+                process = VariantProcess(entrant, log=Path(folder) / f"{entrant.name}.log")
+                started.append(process)
+                load(process, Measured())
             conductor = Conductor(started)
             conductor.warm()
-            yield pools, fast, slow, {each.pid: conductor.run_ms[each.name] for each in started}
+            yield started, {each.pid: conductor.run_ms[each.name] for each in started}
         finally:
             for process in started:
                 process.kill()

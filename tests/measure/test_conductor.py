@@ -58,8 +58,8 @@ def test_no_round_starts_after_the_deadline(start: Start) -> None:
     assert conductor.samples.rounds == {}
 
 
-def test_copies_take_turns_and_the_shadow_plays_with_the_next(start: Start) -> None:
-    processes = [start("a"), start("b"), start("a")]
+def test_copies_take_turns_and_meet_each_of_the_others_equally_often(start: Start) -> None:
+    processes = [start("a"), start("b"), start("a"), start("b")]
     for each in processes:
         load(each)
     conductor = Conductor(processes, shadow=("a again", "a"))
@@ -68,6 +68,16 @@ def test_copies_take_turns_and_the_shadow_plays_with_the_next(start: Start) -> N
     samples = conductor.samples
     assert samples.copies["a"] == {0: 0, 1: 1, 2: 0, 3: 1}
     assert samples.copies["a again"] == {0: 1, 1: 0, 2: 1, 3: 0}
-    assert samples.copies["b"] == dict.fromkeys(range(4), 0)
-    assert samples.pairs_of_copies("a", "b") == [0, 1, 0, 1]
+    assert sorted(samples.processes("a", "b")) == [(0, 0), (0, 1), (1, 0), (1, 1)]
     assert sorted(samples.rounds["a again"]) == list(range(4))
+
+
+def test_three_copies_of_two_variants_meet_in_every_pair_within_nine_rounds(start: Start) -> None:
+    processes = [start(name) for name in "ab" for _ in range(3)]
+    for each in processes:
+        load(each)
+    conductor = Conductor(processes, shadow=("a again", "a"))
+    conductor.warm()
+    conductor.play(9)
+    assert len(set(conductor.samples.processes("a", "b"))) == 9
+    assert all(ours != theirs for ours, theirs in conductor.samples.processes("a", "a again"))
