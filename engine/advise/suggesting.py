@@ -55,7 +55,10 @@ def _suggestion(profile: Profile, machine: Machine, name: str) -> Suggestion | N
 
 
 def _together(profile: Profile, machine: Machine, free: list[Suggestion]) -> tuple[Suggestion, ...]:
-    harmless = [each for each in free if _risk(each) in _HARMLESS and _gain(each) >= 1.0]
+    harmless = [
+        each for each in free
+        if _risk(each) in _HARMLESS and _gain(each) >= 1.0 and not _is_storage(each)
+    ]  # fmt: skip
     recipe = Recipe()
     taken: list[Suggestion] = []
     best: Prediction | None = None
@@ -91,6 +94,11 @@ def _together(profile: Profile, machine: Machine, free: list[Suggestion]) -> tup
             prediction=best,
         ),
     )
+
+
+def _is_storage(suggestion: Suggestion) -> bool:
+    """Whether it changes files only: that adds nothing to what runs, and binds the export."""
+    return all(technique(step.technique).stage == "storage" for step in suggestion.steps)
 
 
 def _with(recipe: Recipe, suggestion: Suggestion) -> Recipe | None:

@@ -60,6 +60,7 @@ class Composer:
             peak_tensor_bytes=facts.get("peak_tensor_bytes"),
             peak_process_bytes=facts.get("peak_process_bytes"),
             size_bytes=facts.get("size_bytes"),
+            stored_bytes=facts.get("stored_bytes"),
             quality=quality,
             fidelity=fidelity,
             throughput_per_s=self._throughput(latency),

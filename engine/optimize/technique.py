@@ -10,6 +10,7 @@ the person's order holds and a technique may come twice:
     reduce     fewer parameters or channels          (structured_prune)
     rewrite    the same answer by other operators    (fuse_attention, kv_cache)
     precision  other number formats                  (reduced_precision, dynamic_int8)
+    storage    how an export writes the weights      (compress_weights)
     context    how it is run                         (inference_mode, cpu_threads, device_placement)
     runtime    what executes it, at most one         (torch_compile, aot_inductor)
 """
@@ -42,8 +43,8 @@ if TYPE_CHECKING:
     from engine.models.quality import Example
     from engine.program import Inputs, Program
 
-Stage = Literal["reduce", "rewrite", "precision", "context", "runtime"]
-STAGES: tuple[Stage, ...] = ("reduce", "rewrite", "precision", "context", "runtime")
+Stage = Literal["reduce", "rewrite", "precision", "storage", "context", "runtime"]
+STAGES: tuple[Stage, ...] = ("reduce", "rewrite", "precision", "storage", "context", "runtime")
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,7 @@ class CostTable:
         generate).
         weight_bytes: bytes of parameters and buffers held.
         peak_low_bytes, peak_high_bytes: peak tensor bytes.
+        stored_ratio: bytes of the weights over those that an export writes; None for the same.
         quality_risk: the worst so far: "none", "low", "medium" or "high".
         basis: what the figures rest on, in a few words for each step.
     """
@@ -107,6 +109,7 @@ class CostTable:
     peak_high_bytes: float
     quality_risk: str = "none"
     basis: tuple[str, ...] = ()
+    stored_ratio: Range | None = None
 
     @property
     def time_ms(self) -> Range:

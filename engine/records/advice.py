@@ -33,7 +33,11 @@ class Range:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a recipe is expected to bring against the baseline: ratios above 1 are gains."""
+    """What a recipe is expected to bring against the baseline: ratios above 1 are gains.
+
+    `size_bytes` is what memory holds of the weights, `stored_bytes` what an export writes of them
+    where a step compresses them.
+    """
 
     speedup: Range
     peak_memory_bytes: Range | None = None
@@ -41,6 +45,7 @@ class Prediction:
     flops: int | None = None
     quality_risk: str = "none"
     basis: str = ""
+    stored_bytes: Range | None = None
 
 
 @dataclass(frozen=True)

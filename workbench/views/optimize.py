@@ -21,6 +21,7 @@ _STAGES = {
     "reduce": ("Reduce", "fewer parameters or channels"),
     "rewrite": ("Rewrite", "the same answer by other operators"),
     "precision": ("Precision", "other number formats"),
+    "storage": ("Storage", "how an export writes the weights"),
     "context": ("Context", "how it is run"),
     "runtime": ("Runtime", "what executes it, at most one"),
 }
@@ -186,7 +187,8 @@ def _predicted(profile: Profile, found: Prediction) -> None:
         )  # fmt: skip
     facts = [
         ("Peak tensor memory", found.peak_memory_bytes, profile.memory),
-        ("Weights", found.size_bytes, None),
+        ("Weights in memory" if found.stored_bytes else "Weights", found.size_bytes, None),
+        ("Weights on disk", found.stored_bytes, None),
     ]
     for label, span, _ in facts:
         if span is not None:

@@ -116,7 +116,7 @@ def load(path: Path) -> dict[str, torch.Tensor]:
     with safe_open(str(path), framework="pt") as file:
         told = file.metadata()
         index = json.loads(told["compressed"])
-        for name in file.keys():  # noqa: SIM118: a safetensors file is no mapping
+        for name in list(file.keys()):
             stored = file.get_tensor(name)
             entry = index.get(name)
             if entry is None:
@@ -128,6 +128,14 @@ def load(path: Path) -> dict[str, torch.Tensor]:
             for _ in pool.map(lambda job: job(), jobs):
                 pass
     return found
+
+
+def same_bits(first: torch.Tensor, second: torch.Tensor) -> bool:
+    """Whether two tensors agree in format, shape and every bit; NaN equals the same NaN."""
+    other = second.detach().cpu().contiguous()
+    if first.shape != other.shape or first.dtype != other.dtype:
+        return False
+    return torch.equal(first.reshape(-1).view(torch.uint8), other.reshape(-1).view(torch.uint8))
 
 
 def _coded(
@@ -175,7 +183,7 @@ def _decoding(
             if index == 0:
                 np.copyto(target, part)
                 continue
-            # Shifted into place: 6.0 GB/s for two bytes, 2.5 where planes are written with a stride.
+            # Shifted into place: 6.0 GB/s for two bytes, against 2.5 written with a stride.
             np.left_shift(part, 8 * index, out=moved, dtype=target.dtype)
             np.bitwise_or(target, moved, out=target)
         if is_float:
