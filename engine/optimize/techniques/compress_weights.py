@@ -105,7 +105,7 @@ class CompressWeights(Technique):
         )
 
     def suggest(self, target: Target) -> Suggestion | None:
-        """Where a tenth of the file or more would go, and the file is no trifle."""
+        """Where an export gets 5 % smaller or more, and at least a megabyte."""
         held, ratio = float(target.facts.get("bytes") or 0), _ratio(target)
         saved = held * (1 - 1 / ratio.low)
         if ratio.low < _WORTH_RATIO or saved < _WORTH_BYTES:
