@@ -28,6 +28,7 @@ from engine.discovery import discover
 from engine.errors import RecipeError
 from engine.params import config_values, make_config
 from engine.records import (
+    BuildForecast,
     Fingerprint,
     Machine,
     Profile,
@@ -198,7 +199,8 @@ class Target:
 
     `facts` is what this technique's `inspect` found: in the baseline (from the profile) or, while
     a recipe is being built, in the program as the earlier steps left it. `steps` are those before
-    this one.
+    this one. `weight_bytes` are those that the model holds, `run_seconds` what one run of the
+    workload takes; 0 where it is not known.
     """
 
     study: Study | None
@@ -207,6 +209,8 @@ class Target:
     profile: Profile | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
     steps: tuple[Step, ...] = ()
+    weight_bytes: float = 0.0
+    run_seconds: float = 0.0
 
 
 @dataclass
@@ -271,6 +275,16 @@ class Technique:
     def estimate(self, costs: CostTable, target: Target) -> CostTable:
         """The cost table after this step."""
         return costs
+
+    def forecast(self, target: Target) -> BuildForecast:
+        """What building this step takes; by default at most one more copy of the weights.
+
+        Weights are read and written at 0.1 GB/s at worst, and the model is run up to ten times.
+        """
+        held = target.weight_bytes
+        return BuildForecast(
+            Range(0.0, held), Range(0.0, 1.0 + held / 1e8 + 10 * target.run_seconds)
+        )
 
     def probe(self, product: Product, config: Any) -> Callable[[], Any] | None:
         """The product as this step computes it, on made-up data, each call one product.

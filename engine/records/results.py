@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from engine.records.advice import Prediction, Step
+from engine.records.advice import Prediction, RecipeForecast, Step
 from engine.records.costs import LatencySummary
 from engine.records.running import Study, Workload
 
@@ -138,6 +138,8 @@ class VariantResult:
     error: ErrorRecord | None = None
     load_seconds: float | None = None
     stored_bytes: int | None = None
+    build_forecast: RecipeForecast | None = None
+    peak_build_bytes: int | None = None
 
 
 @dataclass(frozen=True)
