@@ -23,8 +23,10 @@ from typing import Any, TypeVar
 
 from engine import client
 from engine.advise import prediction, suggesting
+from engine.advise import tried as _tried
 from engine.errors import InputError, WorkbenchError, by_kind
 from engine.models.catalog import SampleCard, sample_cards
+from engine.optimize import forecasting as _forecasting
 from engine.optimize.recipe import read_recipe, recipe_text
 from engine.optimize.technique import techniques as _techniques
 from engine.params import Param, declared_params
@@ -48,14 +50,17 @@ from engine.records import (
     Profile,
     QualitySpec,
     Recipe,
+    RecipeForecast,
     Roof,
     Roofline,
     Settings,
+    Step,
     Study,
     StudyRequest,
     Suggestion,
     TraceComparison,
     TraceReport,
+    Tried,
     WeightStatistics,
     WorkloadRequest,
     from_json,
@@ -275,7 +280,11 @@ def analyse_code(asked: StudyRequest, **how: Any) -> CodeReport:
 
 
 def suggest(
-    profiled: Profile, *, machine: Machine | None = None, code: CodeReport | None = None
+    profiled: Profile,
+    *,
+    machine: Machine | None = None,
+    code: CodeReport | None = None,
+    tried: Sequence[Tried] = (),
 ) -> tuple[Suggestion, ...]:
     """Suggestions with evidence and predicted range, ranked; at once.
 
@@ -284,8 +293,19 @@ def suggest(
         machine: where it would run; default this one.
         code: what was found in the model's code; techniques that do away with a finding show its
             lines, the other findings become suggestions of what to change.
+        tried: what was tried before; it is told, and what was slower comes last.
     """
-    return suggesting.suggest(profiled, machine or this_machine(), code)
+    return suggesting.suggest(profiled, machine or this_machine(), code, tried)
+
+
+def tried(study: Study, *, store: Store | None = None) -> tuple[Tried, ...]:
+    """The newest outcome of each recipe on this study's model and machine, failures included."""
+    return _tried.tried(store or Store(), study)
+
+
+def tried_steps(steps: Sequence[Step], known: Sequence[Tried]) -> Tried | None:
+    """What came of exactly these steps before; None where they were never tried."""
+    return _tried.of_steps(steps, known)
 
 
 def predict(
@@ -293,6 +313,22 @@ def predict(
 ) -> Prediction | None:
     """The predicted gain of a recipe; at once. None where the profile holds counts only."""
     return prediction.predict(profiled, _recipe(recipe), machine or this_machine())
+
+
+def forecast(
+    study: Study,
+    recipe: Recipe | str,
+    *,
+    profile: Profile | None = None,
+    machine: Machine | None = None,
+) -> RecipeForecast:
+    """Memory and time that building a recipe will need; at once, narrower with a profile."""
+    return _forecasting.forecast(study, _recipe(recipe), machine or this_machine(), profile)
+
+
+def free_bytes() -> int:
+    """Memory that a build may still take here, within the limit that was set; at once."""
+    return _forecasting.free_bytes()
 
 
 def reasons_against(

@@ -1,6 +1,6 @@
-"""The README's generated parts: `python -m engine.docs` writes them; no torch.
+"""The README's generated parts and a page a technique: `python -m engine.docs`; no torch.
 
-Each stands between `<!-- NAME:begin -->` and `<!-- NAME:end -->`.
+Each part of the README stands between `<!-- NAME:begin -->` and `<!-- NAME:end -->`.
 """
 
 from __future__ import annotations
@@ -14,16 +14,18 @@ import engine
 from engine.api import FORMATS, TechniqueInfo, techniques
 from engine.commands.arguments import written
 from engine.errors import InputError
+from engine.technique_pages import FOLDER, write_pages
 
 README = Path(engine.__file__).resolve().parents[1] / "README.md"
 
 
 def main() -> int:
-    """Brings README.md up to date with the code."""
+    """Brings README.md and the techniques' pages up to date with the code."""
     before = README.read_text(encoding="utf-8")
     after = up_to_date(before)
     if after != before:
         README.write_text(after, encoding="utf-8")
+    write_pages(README.parent / FOLDER)
     return 0
 
 
@@ -47,18 +49,20 @@ def replaced(text: str, name: str, content: str) -> str:
 
 
 def technique_table(found: Sequence[TechniqueInfo]) -> str:
-    """Every technique with what it does, its parameters and what it needs."""
+    """Every technique with what it does and its page, its parameters and what it needs."""
     rows = [
         (
             f"`{each.name}`",
             each.stage,
-            each.title,
+            f"[{each.title}]({FOLDER}/{each.name}.md)",
             "<br>".join(written(declared) for declared in each.params) or "none",
             ", ".join(each.requires) or "nothing more",
         )
         for each in found
     ]
-    return markdown_table(("technique", "stage", "what it does", "parameters", "needs"), rows)
+    head = ("technique", "stage", "what it does", "parameters", "needs")
+    pages = f"Each has a page with a measured example: [{FOLDER}]({FOLDER}/README.md)."
+    return f"{markdown_table(head, rows)}\n\n{pages}"
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

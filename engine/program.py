@@ -73,6 +73,22 @@ class Generation:
     step_ms: tuple[float, ...]
 
 
+@dataclass(frozen=True)
+class StoredWeights:
+    """How an export writes the weights: compressed, with what that was found to bring.
+
+    Attributes:
+        codec: "zstd" or "zlib".
+        raw_bytes, stored_bytes: of the tensors, before and after; what memory holds stays as it is.
+        unpack_seconds: what reading all of them back took.
+    """
+
+    codec: str
+    raw_bytes: int
+    stored_bytes: int
+    unpack_seconds: float
+
+
 @dataclass
 class Program:
     """What runs.
@@ -85,6 +101,7 @@ class Program:
         loss: outputs and labels to a scalar, for `train_step`; None where the model has none.
         notes: what the steps so far want to tell the person.
         compile_seconds: what compilers took, apart from latency; 0 where nothing was compiled.
+        stored: how an export writes the weights; None for as they are held.
     """
 
     module: nn.Module
@@ -94,6 +111,7 @@ class Program:
     loss: Callable[[Any, Any], Tensor] | None = None
     notes: list[str] = field(default_factory=list)
     compile_seconds: float = 0.0
+    stored: StoredWeights | None = None
 
     @contextlib.contextmanager
     def entered(self) -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 import traceback
 from collections.abc import Callable
@@ -9,9 +10,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from engine.advise.prediction import predict
-from engine.errors import InputError, WorkbenchError
+from engine.errors import InputError, OutOfMemory, WorkbenchError
+from engine.measure.lifetime import resident_bytes
 from engine.models.opened import OpenedModel
 from engine.models.opening import open_model
+from engine.optimize import forecasting
 from engine.optimize.recipe import read_recipe, recipe_text
 from engine.optimize.technique import technique, techniques
 from engine.profile.machine import this_machine
@@ -26,6 +29,7 @@ from engine.records import (
     Prediction,
     Profile,
     Recipe,
+    RecipeForecast,
     Settings,
     Study,
     StudyRequest,
@@ -119,6 +123,7 @@ def compare(arguments: dict[str, Any], job: Job) -> Comparison:
     recipes = [read_recipe(each) for each in arguments["recipes"]]
     if not any(recipe.steps for recipe in recipes):
         raise InputError("A comparison needs a recipe with at least one step.")
+    forecasts = _forecasts(job.store, study, recipes, job)
     found = measure(
         study,
         recipes,
@@ -127,6 +132,7 @@ def compare(arguments: dict[str, Any], job: Job) -> Comparison:
         settings=from_plain(arguments.get("settings") or {}, Settings),
         progress=_part(job, 0.05, 0.95),
         predictions=_predictions(job.store, study, recipes),
+        forecasts=forecasts,
     )
     job.store.put("comparison", found.id, found, study=study.id)
     return found
@@ -144,6 +150,7 @@ def export(arguments: dict[str, Any], job: Job) -> Artifact:
     recipe = read_recipe(arguments["recipe"])
     # A format is written from eager operators and is, or is run by, a runtime of its own.
     eager = Recipe(tuple(s for s in recipe.steps if technique(s.technique).stage != "runtime"))
+    _forecasts(job.store, study, [eager], job)
     variant = build_variant(
         opened,
         eager,
@@ -361,6 +368,32 @@ def _predictions(store: Store, study: Study, recipes: list[Recipe]) -> dict[str,
         return {}
     predicted = {recipe_text(each): predict(profiled, each, study.machine) for each in recipes}
     return {text: each for text, each in predicted.items() if each is not None}
+
+
+def _forecasts(
+    store: Store, study: Study, recipes: list[Recipe], job: Job
+) -> dict[str, RecipeForecast]:
+    """What building each recipe takes, told before anything is built.
+
+    Raises:
+        OutOfMemory: none of them can fit in the memory that is free.
+    """
+    profiled = store.get("profile", study.id, Profile)
+    free = forecasting.free_bytes() + resident_bytes(os.getpid())
+    found, refused = {}, []
+    for recipe in (each for each in recipes if each.steps):
+        text = recipe_text(recipe)
+        found[text] = forecasting.forecast(study, recipe, study.machine, profiled)
+        told = f"Building {text} needs {forecasting.words(found[text])}"
+        job.progress(0.04, told)
+        job.log(told)
+        try:
+            forecasting.refuse_what_cannot_fit(found[text], free, name=text)
+        except OutOfMemory as error:
+            refused.append(error)
+    if found and len(refused) == len(found):
+        raise refused[0]
+    return found
 
 
 def _request_for_children(arguments: dict[str, Any]) -> dict[str, Any]:

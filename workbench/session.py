@@ -25,6 +25,7 @@ from engine.records import (
     StudyRequest,
     Suggestion,
     TraceReport,
+    Tried,
 )
 from engine.store import Store
 
@@ -241,7 +242,14 @@ def add_steps(steps: tuple[Step, ...]) -> str:
 def suggestions(profiled: Profile) -> tuple[Suggestion, ...]:
     """The suggestions for a profile."""
     code = _found("code", profiled.study.id, CodeReport)
-    return api.suggest(profiled, machine=profiled.study.machine, code=code)
+    return api.suggest(
+        profiled, machine=profiled.study.machine, code=code, tried=tried(profiled.study)
+    )
+
+
+def tried(looked_at: Study) -> tuple[Tried, ...]:
+    """What was tried before on the model and machine of a study, failures included."""
+    return api.tried(looked_at, store=store())
 
 
 def code() -> CodeReport | None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from engine.advise.costs import cost_table
 from engine.optimize.recipe import ordered
-from engine.optimize.technique import Target, technique, techniques
+from engine.optimize.technique import CostTable, Target, technique, techniques
 from engine.records import Machine, Prediction, Profile, Range, Recipe, Step
 
 
@@ -37,7 +37,15 @@ def predict(profile: Profile, recipe: Recipe, machine: Machine) -> Prediction | 
         flops=int(sum(each.flops for each in costs.operators)),
         quality_risk=costs.quality_risk,
         basis="; ".join(costs.basis),
+        stored_bytes=_stored(costs),
     )
+
+
+def _stored(costs: CostTable) -> Range | None:
+    ratio = costs.stored_ratio
+    if ratio is None:
+        return None
+    return Range(costs.weight_bytes / ratio.high, costs.weight_bytes / ratio.low)
 
 
 def reasons_against(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 from engine.advise.code import to_change, with_places
 from engine.advise.prediction import predict, target_of
+from engine.advise.tried import is_known_to_lose, of_steps
 from engine.errors import RecipeError
 from engine.optimize.recipe import ordered
 from engine.optimize.technique import technique, techniques
@@ -18,25 +20,37 @@ from engine.records import (
     Profile,
     Recipe,
     Suggestion,
+    Tried,
+    replace,
 )
 
 _HARMLESS = ("none", "low")
 
 
 def suggest(
-    profile: Profile, machine: Machine, code: CodeReport | None = None
+    profile: Profile,
+    machine: Machine,
+    code: CodeReport | None = None,
+    known: Sequence[Tried] = (),
 ) -> tuple[Suggestion, ...]:
     """Every technique's suggestion that applies here, with its prediction, ranked.
 
     A suggestion whose check says no stays, with the reasons in `blocked`, behind the others. Where
     at least two free ones carry no or little risk, they come first as one: taken together. What
-    was found in the code and no offered technique does away with follows without steps.
+    was found in the code and no offered technique does away with follows without steps. What was
+    measured before with this workload is ranked by its measurement; what was slower or failed
+    stands behind what was not, and is not taken together with others.
     """
     found = [each for name in techniques() if (each := _suggestion(profile, machine, name))]
-    found = with_places(found, code)
-    free = sorted((each for each in found if not each.blocked), key=_gain, reverse=True)
+    found = [replace(each, tried=of_steps(each.steps, known)) for each in with_places(found, code)]
+    free = sorted((each for each in found if not each.blocked), key=_rank, reverse=True)
     blocked = [each for each in found if each.blocked]
-    together = _together(profile, machine, free)
+    together = tuple(
+        replace(each, tried=of_steps(each.steps, known))
+        for each in _together(profile, machine, free)
+    )
+    if any(is_known_to_lose(each.tried) for each in together):
+        together = ()
     by_hand = sorted(to_change(code, free), key=_gain, reverse=True)
     return (*together, *free, *by_hand, *blocked)
 
@@ -55,7 +69,11 @@ def _suggestion(profile: Profile, machine: Machine, name: str) -> Suggestion | N
 
 
 def _together(profile: Profile, machine: Machine, free: list[Suggestion]) -> tuple[Suggestion, ...]:
-    harmless = [each for each in free if _risk(each) in _HARMLESS and _gain(each) >= 1.0]
+    harmless = [
+        each for each in free
+        if _risk(each) in _HARMLESS and _gain(each) >= 1.0
+        and not _is_storage(each) and not is_known_to_lose(each.tried)
+    ]  # fmt: skip
     recipe = Recipe()
     taken: list[Suggestion] = []
     best: Prediction | None = None
@@ -93,6 +111,11 @@ def _together(profile: Profile, machine: Machine, free: list[Suggestion]) -> tup
     )
 
 
+def _is_storage(suggestion: Suggestion) -> bool:
+    """Whether it changes files only: that adds nothing to what runs, and binds the export."""
+    return all(technique(step.technique).stage == "storage" for step in suggestion.steps)
+
+
 def _with(recipe: Recipe, suggestion: Suggestion) -> Recipe | None:
     present = {step.technique for step in recipe.steps}
     added = tuple(step for step in suggestion.steps if step.technique not in present)
@@ -105,6 +128,14 @@ def _with(recipe: Recipe, suggestion: Suggestion) -> Recipe | None:
 def _risk(suggestion: Suggestion) -> str:
     """The first word of a risk: none, low, medium or high; what follows a colon explains it."""
     return suggestion.risk.partition(":")[0].strip()
+
+
+def _rank(suggestion: Suggestion) -> tuple[bool, float]:
+    """What is not known to lose first; then by what was measured, else predicted."""
+    found = suggestion.tried
+    if found is not None and found.same_workload and found.speedup is not None:
+        return not is_known_to_lose(found), found.speedup.median
+    return not is_known_to_lose(found), _gain(suggestion)
 
 
 def _gain(suggestion: Suggestion) -> float:

@@ -30,6 +30,7 @@ from engine.records import (
     Study,
     Suggestion,
     Totals,
+    Tried,
     VariantResult,
 )
 
@@ -152,6 +153,7 @@ def suggestions_text(study: Study, found: Sequence[Suggestion]) -> str:
             f"   - {fact.label}: {number_text(fact.value)} {fact.unit}".rstrip()
             for fact in each.evidence
         ]
+        lines += [f"   {tried_words(each.tried)}"] if each.tried else []
         lines += [f"   at {place.words}" for place in each.places]
         lines.append(
             f"   --recipe {recipe_text(Recipe(each.steps))}"
@@ -160,6 +162,16 @@ def suggestions_text(study: Study, found: Sequence[Suggestion]) -> str:
         )
         lines += [f"   blocked: {reason}" for reason in each.blocked]
     return "\n".join(lines if found else [*lines, "Nothing to suggest."])
+
+
+def tried_words(found: Tried) -> str:
+    """What came of a recipe before: `measured before: FASTER 1.42x on 2026-01-31`."""
+    day = time.strftime("%Y-%m-%d", time.localtime(found.created))
+    where = "" if found.same_workload else ", with another workload"
+    if found.verdict == "FAILED":
+        return f"failed before on {day}{where}: {found.reason}"
+    gain = f" {found.speedup.median:.2f}x" if found.speedup else ""
+    return f"measured before: {found.verdict}{gain} on {day}{where}"
 
 
 def comparison_text(found: Comparison) -> str:

@@ -72,7 +72,7 @@ def _code(given: argparse.Namespace, bar: ProgressBar) -> Answer:
 
 def _suggest(given: argparse.Namespace, bar: ProgressBar) -> Answer:
     profiled = api.profile(study_request(given), **_how(given, bar))
-    found = api.suggest(profiled, code=_code_of(profiled))
+    found = api.suggest(profiled, code=_code_of(profiled), tried=api.tried(profiled.study))
     plain = {"study": to_plain(profiled.study), "suggestions": to_plain(found)}
     return Answer(plain, lambda: showing.suggestions_text(profiled.study, found))
 

@@ -40,9 +40,10 @@ ALIASES = {aliases}
 
 _BUILD = '''
 
-def build(folder):
-    """The model in evaluation mode, with its weights."""
-    tensors = load_file(Path(folder) / "model.safetensors")
+def build(folder, tensors=None):
+    """The model in evaluation mode, with its weights: those given, else those in the folder."""
+    if tensors is None:
+        tensors = load_file(Path(folder) / "model.safetensors")
     model = Model()
     for name, tensor in tensors.items():
         _place(model, name, tensor)

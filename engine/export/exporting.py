@@ -13,7 +13,7 @@ from typing import Any
 from engine.errors import ExportFailed, InputError, StorageFull, WorkbenchError
 from engine.export.cases import record_cases
 from engine.export.certifying import certify, code_hash, write_certificate
-from engine.export.format import ExportJob, Format, format_named
+from engine.export.format import ExportJob, Format, format_named, storage_reasons
 from engine.export.proving import time_variant
 from engine.models.opened import OpenedModel
 from engine.optimize.build import Variant
@@ -46,7 +46,7 @@ def export_variant(
     """
     owner = format_named(format)
     _refuse_foreign_folder(out)
-    reasons = owner.check(opened, variant)
+    reasons = (*storage_reasons(variant, owner), *owner.check(opened, variant))
     if reasons:
         raise ExportFailed(f"{format}: {reasons[0]}", hint="Choose another format.")
     out.parent.mkdir(parents=True, exist_ok=True)

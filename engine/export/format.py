@@ -52,11 +52,17 @@ class ExportJob:
 
 
 class Format:
-    """One way to write a variant to disk."""
+    """One way to write a variant to disk.
+
+    Attributes:
+        main_file: what the artifact is named by; empty where that is the folder.
+        holds_compressed: whether weights that a step compresses can be written so.
+    """
 
     name: ClassVar[str]
     title: ClassVar[str]
     main_file: ClassVar[str]
+    holds_compressed: ClassVar[bool] = False
 
     def check(self, opened: OpenedModel, variant: Variant) -> tuple[str, ...]:
         """Why this variant cannot be written so; one line each, empty where it can."""
@@ -89,6 +95,16 @@ def runtime_reasons(variant: Variant, own: str) -> tuple[str, ...]:
         if technique(step.technique).stage == "runtime" and step.technique != own:
             return (f"the recipe is run by {step.technique}, not by this format: drop that step.",)
     return ()
+
+
+def storage_reasons(variant: Variant, owner: Format) -> tuple[str, ...]:
+    """Why the recipe's compressed weights keep it from being written in this format."""
+    if variant.program.stored is None or owner.holds_compressed:
+        return ()
+    return (
+        "weights are stored compressed, which only this project's loader reads: drop"
+        " compress_weights, or choose safetensors.",
+    )
 
 
 def format_named(name: str) -> Format:

@@ -17,7 +17,16 @@ from engine.measure.plan import Plan
 from engine.measure.reloading import measure
 from engine.measure.variant_process import Entrant
 from engine.optimize.recipe import recipe_text
-from engine.records import Comparison, Prediction, Recipe, Settings, Study, content_id, to_plain
+from engine.records import (
+    Comparison,
+    Prediction,
+    Recipe,
+    RecipeForecast,
+    Settings,
+    Study,
+    content_id,
+    to_plain,
+)
 
 BUILDER = "engine.measure.building:build"
 BASELINE = "baseline"
@@ -34,6 +43,7 @@ def compare(
     settings: Settings | None = None,
     progress: Progress = lambda fraction, words: None,
     predictions: Mapping[str, Prediction] | None = None,
+    forecasts: Mapping[str, RecipeForecast] | None = None,
     builder: str = BUILDER,
 ) -> Comparison:
     """Measures recipes against the baseline in one interleaved run.
@@ -46,6 +56,7 @@ def compare(
         settings: rounds, budget and the waterfall.
         progress: called with a fraction and a few words.
         predictions: by recipe text, put beside the measurements.
+        forecasts: what building takes, by recipe text, likewise.
         builder: "module:function" that builds a variant in its process.
 
     Raises:
@@ -68,7 +79,7 @@ def compare(
             available=available_bytes,
         )  # fmt: skip
         measured = measure(plan)
-        composer = Composer(plan, measured, study, predictions or {})
+        composer = Composer(plan, measured, study, predictions or {}, forecasts or {})
         results = tuple(composer.result(name, recipe) for name, recipe in variants.items())
     by_text = {recipe_text(r): name for name, r in (prefixes | variants).items()}
     waterfall = composer.waterfall(wanted, by_text) if chosen.waterfall else ()

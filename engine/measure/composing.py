@@ -15,6 +15,7 @@ from engine.records import (
     Prediction,
     Quality,
     Recipe,
+    RecipeForecast,
     StepOutcome,
     Study,
     VariantResult,
@@ -35,11 +36,13 @@ class Composer:
         measured: Measured,
         study: Study,
         predictions: Mapping[str, Prediction],
+        forecasts: Mapping[str, RecipeForecast],
     ) -> None:
         self._plan = plan
         self._measured = measured
         self._study = study
         self._predictions = predictions
+        self._forecasts = forecasts
         self._baseline = Scores.load(scores_folder(plan, plan.baseline))
         self.noise_floor = self._ratio(plan.baseline, plan.control)
 
@@ -60,6 +63,9 @@ class Composer:
             peak_tensor_bytes=facts.get("peak_tensor_bytes"),
             peak_process_bytes=facts.get("peak_process_bytes"),
             size_bytes=facts.get("size_bytes"),
+            stored_bytes=facts.get("stored_bytes"),
+            build_forecast=self._forecasts.get(recipe_text(recipe)),
+            peak_build_bytes=facts.get("peak_load_bytes"),
             quality=quality,
             fidelity=fidelity,
             throughput_per_s=self._throughput(latency),

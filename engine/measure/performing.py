@@ -52,6 +52,7 @@ class Performer:
             "build_seconds": built.build_seconds,
             "compile_seconds": built.compile_seconds,
             "size_bytes": sum(held_bytes(built.program.module).values()),
+            "stored_bytes": built.program.stored.stored_bytes if built.program.stored else None,
             "steps": to_plain(built.steps),
             "notes": list(built.program.notes),
             "threads": torch.get_num_threads(),

@@ -14,9 +14,10 @@ from torch import nn
 
 from engine.errors import NumericalFailure, OutOfMemory, RecipeError, StepRefused, WorkbenchError
 from engine.models.opened import OpenedModel
+from engine.optimize import forecasting
 from engine.optimize.recipe import ordered
 from engine.optimize.technique import BuildContext, Target, Technique, technique
-from engine.program import Program, output_tensors
+from engine.program import Program, held_bytes, output_tensors
 from engine.records import Fingerprint, Machine, Realness, Recipe, Step, StepOutcome
 
 Progress = Callable[[float, str], None]
@@ -178,12 +179,19 @@ def _check(building: _Building, owner: Technique, config: Any, earlier: tuple[St
         ) from error
     except Exception as error:  # whatever a stranger's module raises while it is looked at
         raise _failed(owner.name, "could not look at this model", error) from error
-    target = Target(study=None, machine=building.machine, config=config, facts=facts, steps=earlier)
+    held = float(sum(held_bytes(building.program.module).values()))
+    target = Target(
+        study=None, machine=building.machine, config=config, facts=facts, steps=earlier,
+        weight_bytes=held,
+    )  # fmt: skip
     reasons = owner.check(target)
     if reasons:
         raise StepRefused(
             f"{owner.name}: {reasons[0]}", hint=f"Remove {owner.name} from the recipe."
         )
+    forecasting.refuse_step_that_cannot_fit(
+        owner.forecast(target), forecasting.free_bytes(), name=owner.name
+    )
 
 
 def _applied(owner: Technique, program: Program, context: BuildContext) -> Program:

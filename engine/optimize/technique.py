@@ -10,6 +10,7 @@ the person's order holds and a technique may come twice:
     reduce     fewer parameters or channels          (structured_prune)
     rewrite    the same answer by other operators    (fuse_attention, kv_cache)
     precision  other number formats                  (reduced_precision, dynamic_int8)
+    storage    how an export writes the weights      (compress_weights)
     context    how it is run                         (inference_mode, cpu_threads, device_placement)
     runtime    what executes it, at most one         (torch_compile, aot_inductor)
 """
@@ -27,6 +28,7 @@ from engine.discovery import discover
 from engine.errors import RecipeError
 from engine.params import config_values, make_config
 from engine.records import (
+    BuildForecast,
     Fingerprint,
     Machine,
     Profile,
@@ -42,8 +44,8 @@ if TYPE_CHECKING:
     from engine.models.quality import Example
     from engine.program import Inputs, Program
 
-Stage = Literal["reduce", "rewrite", "precision", "context", "runtime"]
-STAGES: tuple[Stage, ...] = ("reduce", "rewrite", "precision", "context", "runtime")
+Stage = Literal["reduce", "rewrite", "precision", "storage", "context", "runtime"]
+STAGES: tuple[Stage, ...] = ("reduce", "rewrite", "precision", "storage", "context", "runtime")
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,7 @@ class CostTable:
         generate).
         weight_bytes: bytes of parameters and buffers held.
         peak_low_bytes, peak_high_bytes: peak tensor bytes.
+        stored_ratio: bytes of the weights over those that an export writes; None for the same.
         quality_risk: the worst so far: "none", "low", "medium" or "high".
         basis: what the figures rest on, in a few words for each step.
     """
@@ -107,6 +110,7 @@ class CostTable:
     peak_high_bytes: float
     quality_risk: str = "none"
     basis: tuple[str, ...] = ()
+    stored_ratio: Range | None = None
 
     @property
     def time_ms(self) -> Range:
@@ -195,7 +199,8 @@ class Target:
 
     `facts` is what this technique's `inspect` found: in the baseline (from the profile) or, while
     a recipe is being built, in the program as the earlier steps left it. `steps` are those before
-    this one.
+    this one. `weight_bytes` are those that the model holds, `run_seconds` what one run of the
+    workload takes; 0 where it is not known.
     """
 
     study: Study | None
@@ -204,6 +209,8 @@ class Target:
     profile: Profile | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
     steps: tuple[Step, ...] = ()
+    weight_bytes: float = 0.0
+    run_seconds: float = 0.0
 
 
 @dataclass
@@ -268,6 +275,16 @@ class Technique:
     def estimate(self, costs: CostTable, target: Target) -> CostTable:
         """The cost table after this step."""
         return costs
+
+    def forecast(self, target: Target) -> BuildForecast:
+        """What building this step takes; by default at most one more copy of the weights.
+
+        Weights are read and written at 0.1 GB/s at worst, and the model is run up to ten times.
+        """
+        held = target.weight_bytes
+        return BuildForecast(
+            Range(0.0, held), Range(0.0, 1.0 + held / 1e8 + 10 * target.run_seconds)
+        )
 
     def probe(self, product: Product, config: Any) -> Callable[[], Any] | None:
         """The product as this step computes it, on made-up data, each call one product.

@@ -46,6 +46,7 @@ def fingerprint(program: Program, workload: Workload, inputs: Inputs) -> Fingerp
         threads=program.context.threads,
         devices=_devices(program),
         runtime=program.runtime,
+        stored_bytes=program.stored.stored_bytes if program.stored else 0,
     )
 
 

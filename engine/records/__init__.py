@@ -5,13 +5,14 @@ otherwise. `to_json` and `from_json` convert any record; unknown fields are refu
 """
 
 from engine.records.advice import (
+    BuildForecast,
     Evidence,
     Prediction,
     Range,
     Recipe,
+    RecipeForecast,
     SourcePlace,
     Step,
-    Suggestion,
 )
 from engine.records.calibration import (
     BandwidthRate,
@@ -104,6 +105,7 @@ from engine.records.running import (
     WorkloadKind,
     WorkloadRequest,
 )
+from engine.records.suggestions import Suggestion, Tried
 from engine.records.traces import (
     DeviceReport,
     IdleCause,
@@ -136,6 +138,7 @@ __all__ = [
     "AllocatorSnapshot",
     "Artifact",
     "BandwidthRate",
+    "BuildForecast",
     "Ceiling",
     "Certificate",
     "CertificateCheck",
@@ -187,6 +190,7 @@ __all__ = [
     "Realness",
     "RealnessWord",
     "Recipe",
+    "RecipeForecast",
     "Roof",
     "Roofline",
     "RooflineDot",
@@ -216,6 +220,7 @@ __all__ = [
     "TraceReport",
     "TraceSeries",
     "TraceStep",
+    "Tried",
     "UsageSample",
     "VariantResult",
     "VerdictWord",

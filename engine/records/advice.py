@@ -1,4 +1,4 @@
-"""What to do about it: recipes, predictions, suggestions."""
+"""What to do about it: recipes, predictions, evidence."""
 
 from __future__ import annotations
 
@@ -33,7 +33,11 @@ class Range:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a recipe is expected to bring against the baseline: ratios above 1 are gains."""
+    """What a recipe is expected to bring against the baseline: ratios above 1 are gains.
+
+    `size_bytes` is what memory holds of the weights, `stored_bytes` what an export writes of them
+    where a step compresses them.
+    """
 
     speedup: Range
     peak_memory_bytes: Range | None = None
@@ -41,6 +45,37 @@ class Prediction:
     flops: int | None = None
     quality_risk: str = "none"
     basis: str = ""
+    stored_bytes: Range | None = None
+
+
+@dataclass(frozen=True)
+class BuildForecast:
+    """What building takes, the model's own weights not included; time without loading the model.
+
+    Attributes:
+        peak_bytes: memory beyond what the model holds, at the highest.
+        seconds: of work.
+        basis: what it rests on, or which step takes the most.
+    """
+
+    peak_bytes: Range
+    seconds: Range
+    basis: str = ""
+
+
+@dataclass(frozen=True)
+class RecipeForecast:
+    """What building one variant will need, from opening the model to its first run.
+
+    Attributes:
+        peak_bytes: memory of its process at the highest, the model and torch included.
+        seconds: all steps, their proofs included.
+        steps: by technique, in build order.
+    """
+
+    peak_bytes: Range
+    seconds: Range
+    steps: dict[str, BuildForecast]
 
 
 @dataclass(frozen=True)
@@ -76,23 +111,3 @@ class SourcePlace:
         """Each line's number, its text, and whether it is meant."""
         numbered = enumerate(self.text.split("\n"), self.first_line)
         return tuple((number, text, number in self.marked) for number, text in numbered)
-
-
-@dataclass(frozen=True)
-class Suggestion:
-    """A step with its reason, evidence and predicted gain.
-
-    Without steps it tells what to change in the code. `places` are the lines that it is about.
-    """
-
-    rule: str
-    title: str
-    summary: str
-    steps: tuple[Step, ...]
-    evidence: tuple[Evidence, ...]
-    risk: str
-    next_step: str
-    theory: str
-    prediction: Prediction | None = None
-    blocked: tuple[str, ...] = ()
-    places: tuple[SourcePlace, ...] = ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from engine.records.advice import Prediction, Step
+from engine.records.advice import Prediction, RecipeForecast, Step
 from engine.records.costs import LatencySummary
 from engine.records.running import Study, Workload
 
@@ -15,7 +15,10 @@ RealnessWord = Literal["REAL", "PARTIAL", "SIMULATED", "NO-OP"]
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What a program really holds and really runs, recorded by running it once."""
+    """What a program really holds and really runs, recorded by running it once.
+
+    `stored_bytes` is what an export writes of the weights where they are compressed; 0 for as held.
+    """
 
     parameters: int
     bytes_held: int
@@ -28,6 +31,7 @@ class Fingerprint:
     threads: int | None
     devices: tuple[str, ...]
     runtime: str
+    stored_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -133,6 +137,9 @@ class VariantResult:
     texts: tuple[str, ...] = ()
     error: ErrorRecord | None = None
     load_seconds: float | None = None
+    stored_bytes: int | None = None
+    build_forecast: RecipeForecast | None = None
+    peak_build_bytes: int | None = None
 
 
 @dataclass(frozen=True)

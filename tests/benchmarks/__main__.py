@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import inspect
 import json
 import sys
 import time
@@ -25,6 +26,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--list", action="store_true", help="only name them")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     parser.add_argument(
+        "--only", action="append", default=[], metavar="NAME", help="for a bench of many parts"
+    )
+    parser.add_argument(
+        "--update-docs", action="store_true", help="for a bench behind the pages of docs/"
+    )
+    parser.add_argument(
         "--update-readme", action="store_true", help="write these benches' sections there"
     )
     given = parser.parse_args(arguments)
@@ -36,7 +43,8 @@ def main(arguments: list[str] | None = None) -> int:
     if given.list:
         print("\n".join(f"{name:24}{title(loaded(name))}" for name in known))
         return 0
-    results = {name: _timed(name) for name in given.names or known}
+    asked = {"only": given.only, "update_docs": given.update_docs}
+    results = {name: _timed(name, asked) for name in given.names or known}
     print(report(results))
     if given.json:
         given.json.write_text(json.dumps(results, indent=2, default=str))
@@ -94,11 +102,13 @@ def _section(name: str, result: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-def _timed(name: str) -> dict[str, Any]:
+def _timed(name: str, asked: dict[str, Any]) -> dict[str, Any]:
     print(f"{name} ...", file=sys.stderr, flush=True)
     started = time.monotonic()
     try:
-        result: dict[str, Any] = loaded(name).run()
+        run = loaded(name).run
+        taken = inspect.signature(run).parameters
+        result: dict[str, Any] = run(**{key: asked[key] for key in asked if key in taken})
     except InputError as error:
         result = {"claim": error.message, "holds": False}
     print(f"{name}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)

@@ -271,3 +271,43 @@ def test_a_model_that_was_opened_leads_on_to_runtime(
     assert not app.exception
     assert [each.value for each in app.title] == ["Runtime"]
     assert STUDY in app.query_params["study"]
+
+
+def test_the_newest_outcome_stands_beside_its_toggle(filled: Store, open_page: Open) -> None:
+    shown = text_of(open_page("optimize", STUDY))
+    # The comparison of the fixture measured inference_mode alone, and kv_cache with it.
+    assert "measured before: 1.02× on" in shown
+    assert "measured before as `kv_cache,inference_mode`: 6.35× on" in shown
+
+
+def test_what_failed_before_is_told_with_its_reason(filled: Store, open_page: Open) -> None:
+    base, variant = fixture_store.comparison().variants[:2]
+    reason = ErrorRecord("OutOfMemory", "fuse_attention ran out of memory.")
+    failed = replace(variant, recipe="fuse_attention", verdict="FAILED", speedup=None, error=reason)
+    later = replace(fixture_store.comparison(), id="later", variants=(base, failed))
+    filled.put("comparison", "later", later, study=STUDY)
+    shown = text_of(open_page("optimize", STUDY))
+    assert "failed before, on" in shown
+    assert "fuse_attention ran out of memory." in shown
+
+
+def test_what_building_needs_is_told_before_it_starts(filled: Store, open_page: Open) -> None:
+    assert "Building each variant needs" in text_of(open_page("optimize", STUDY))
+
+
+def test_what_cannot_fit_is_not_built_and_says_what_to_do(
+    filled: Store, open_page: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api, "free_bytes", lambda: 1 << 20)
+    app = open_page("optimize", STUDY)
+    assert app.button(key="build_and_measure").disabled
+    assert "are free: close what else holds memory" in text_of(app)
+
+
+def test_a_suggestion_shows_what_came_of_it_before(filled: Store, open_page: Open) -> None:
+    study = fixture_store.study()
+    known = api.tried(study, store=filled)
+    facts = {"inference_mode": {"gradients": True, "trainable_parameters": 9, "kind": "generate"}}
+    filled.put("profile", STUDY, replace(fixture_store.profile(), facts=facts), study=STUDY)
+    assert any(each.recipe == "inference_mode" for each in known)
+    assert "measured before: 1.02× on" in text_of(open_page("suggestions", STUDY))

@@ -11,16 +11,23 @@ from engine import api
 from engine.api import TechniqueInfo
 from engine.errors import WorkbenchError
 from engine.optimize.recipe import ordered, recipe_text, recipe_yaml
-from engine.records import Prediction, Profile, Recipe, Settings, Step
+from engine.records import Prediction, Profile, Recipe, Settings, Step, Tried
 from workbench import charts, forms, jobs, layout, session
-from workbench.quantities import bytes_text, count_text, digits, ms_text, range_text
-from workbench.views import compare_form, verdicts, waterfall
+from workbench.quantities import (
+    bytes_text,
+    count_text,
+    digits,
+    ms_text,
+    range_text,
+)
+from workbench.views import building, compare_form, tried, verdicts, waterfall
 from workbench.views.suggestions import RISK_COLOURS
 
 _STAGES = {
     "reduce": ("Reduce", "fewer parameters or channels"),
     "rewrite": ("Rewrite", "the same answer by other operators"),
     "precision": ("Precision", "other number formats"),
+    "storage": ("Storage", "how an export writes the weights"),
     "context": ("Context", "how it is run"),
     "runtime": ("Runtime", "what executes it, at most one"),
 }
@@ -33,6 +40,7 @@ def steps(profile: Profile) -> None:
     draft = session.recipe()
     _seed(study, techniques, draft)
     reasons = _reasons(profile, draft)
+    known = session.tried(profile.study)
     chosen = {step.technique: step for step in draft.steps}
     for stage, (title, words) in _STAGES.items():
         members = [each for each in techniques if each.stage == stage]
@@ -42,11 +50,15 @@ def steps(profile: Profile) -> None:
             st.markdown(f"##### {title} :gray[· {words}]")
             for each in members:
                 against = reasons.get(each.name, ()) or _conflicts(each, chosen)
-                _technique(study, each, chosen, against)
+                _technique(study, each, chosen, against, tried.of_technique(each.name, known))
 
 
 def _technique(
-    study: str, each: TechniqueInfo, chosen: Mapping[str, Step], against: tuple[str, ...]
+    study: str,
+    each: TechniqueInfo,
+    chosen: Mapping[str, Step],
+    against: tuple[str, ...],
+    before: Tried | None,
 ) -> None:
     is_on = each.name in chosen
     reason = " ".join(against)
@@ -62,6 +74,8 @@ def _technique(
         if against:
             sign = ":material/warning:" if is_on else ":material/block:"
             st.caption(f"{sign} {reason}")
+        if before is not None:
+            tried.line(before, names_recipe=before.recipe != each.name)
         if is_on and each.params:
             with st.container(border=True, key=f"params_{each.name}"):
                 values = forms.params_form(
@@ -128,14 +142,16 @@ def build(profile: Profile) -> None:
             "Each variant runs in processes of its own, turn by turn with the baseline, so that a"
             " noisy minute hits both."
         )
-        reason = None
+        too_large = building.needs(profile, draft)
+        reason = too_large
         if not draft.steps:
             reason = "The recipe is empty: switch a step on."
-        elif busy:
+        elif busy and not too_large:
             reason = "A measurement is under way: measurements queue one behind the other."
         if st.button(
             "Build and measure", type="primary", icon=":material/play_arrow:", width="stretch",
-            disabled=not draft.steps, help=reason, key="build_and_measure",
+            disabled=not draft.steps or too_large is not None, help=reason,
+            key="build_and_measure",
         ):  # fmt: skip
             settings = Settings(
                 rounds=rounds, budget_seconds=float(budget), waterfall=waterfall,
@@ -160,6 +176,7 @@ def measured(profile: Profile) -> None:
                 with layout.card("Measured"):
                     verdicts.verdict_line(variant)
                     verdicts.outcomes(variant)
+                    building.took(variant)
                     if wanted in waterfall.recipes(comparison):
                         waterfall.show(comparison, wanted)
                     layout.button("Open the comparison", "compare")
@@ -186,7 +203,8 @@ def _predicted(profile: Profile, found: Prediction) -> None:
         )  # fmt: skip
     facts = [
         ("Peak tensor memory", found.peak_memory_bytes, profile.memory),
-        ("Weights", found.size_bytes, None),
+        ("Weights in memory" if found.stored_bytes else "Weights", found.size_bytes, None),
+        ("Weights on disk", found.stored_bytes, None),
     ]
     for label, span, _ in facts:
         if span is not None:

@@ -10,6 +10,7 @@ from engine.optimize.recipe import recipe_text
 from engine.records import Evidence, Recipe, Suggestion
 from workbench import navigation, session
 from workbench.quantities import bytes_text, count_text, digits, ms_text, range_text, ratio_text
+from workbench.views import tried
 from workbench.views.code_findings import lines_of
 
 RISK_COLOURS = {"none": "green", "low": "blue", "medium": "orange", "high": "red"}
@@ -36,6 +37,8 @@ def _card(rank: int, each: Suggestion, chosen: set[str]) -> None:
         with left:
             st.markdown(f"#### {rank}. {each.title}")
             st.markdown(each.summary)
+            if each.tried is not None:
+                tried.line(each.tried)
             _evidence(each.evidence)
         with right:
             _forecast(each)

@@ -5,7 +5,13 @@ from __future__ import annotations
 import streamlit as st
 
 from engine.records import StepOutcome, VariantResult
-from workbench.quantities import MISSING, digits, interval_text, range_text, seconds_text
+from workbench.quantities import (
+    MISSING,
+    digits,
+    interval_text,
+    range_text,
+    seconds_text,
+)
 
 VERDICTS = {
     "FASTER": ("green", ":material/bolt:"),

@@ -94,10 +94,19 @@ class Model:
         return [self._to_native(inputs[name]) for name in names]
 
 
-def load(folder: str | Path | None = None, *, device: str = "cpu") -> Model:
-    """The model in `folder` (this file's own where none is given), ready to be called."""
+def load(folder: str | Path | None = None, *, device: str = "cpu", mapped: bool = True) -> Model:
+    """The model in `folder` (this file's own where none is given), ready to be called.
+
+    Args:
+        folder: of the artifact.
+        device: where torch formats compute.
+        mapped: leave safetensors weights in their file, mapped into memory: read when they are
+            first used, and shared with other processes that map them. Without it they are copied
+            at once, so that the file may be changed or removed.
+    """
     place = Path(folder) if folder else Path(__file__).resolve().parent
     manifest = json.loads((place / "model.json").read_text(encoding="utf-8"))
+    manifest["mapped"] = mapped
     if manifest["format"] == "onnx":
         return _onnx_model(place, manifest)
     return _torch_model(place, manifest, device)
@@ -157,7 +166,7 @@ def _torch_model(folder: Path, manifest: dict[str, Any], device: str) -> Model:
 
 
 def _safetensors_calls(folder: Path, manifest: dict[str, Any], device: str) -> dict[str, Call]:
-    model = _import(folder / "model.py").build(folder).to(device)
+    model = _import(folder / "model.py").build(folder, _weights(folder, manifest)).to(device)
     roles = {"forward": model.forward_flat}
     if manifest["mode"] == "flat_cache":
         roles["step"] = model.step_flat
@@ -166,6 +175,20 @@ def _safetensors_calls(folder: Path, manifest: dict[str, Any], device: str) -> d
 
         roles = {role: torch.compile(each, dynamic=True) for role, each in roles.items()}
     return {role: _listed(function) for role, function in roles.items()}
+
+
+def _weights(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
+    """The tensors by name: mapped, copied, or decoded where they are stored compressed."""
+    from safetensors.torch import load_file
+
+    path = folder / manifest["main_file"]
+    if manifest.get("compressed"):
+        found: dict[str, Any] = _import(folder / "compressed.py").load(path)
+        return found
+    mapped = load_file(path)
+    if manifest.get("mapped", True):
+        return dict(mapped)
+    return {name: tensor.clone() for name, tensor in mapped.items()}
 
 
 def _huggingface_calls(folder: Path, manifest: dict[str, Any], device: str) -> dict[str, Call]:

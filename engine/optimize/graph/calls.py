@@ -103,5 +103,6 @@ def with_flat_cache(program: Program, inputs: Inputs, max_length: int | None) ->
     graphs = derive_decoder_graphs(program.module, token_ids(inputs), max_length=max_length)
     notes = [*program.notes, "The cache is handed on as flat tensors, for the compiler."]
     return Program(
-        graphs, FlatCacheDecoder(), program.context, program.runtime, program.loss, notes
-    )
+        graphs, FlatCacheDecoder(), program.context, program.runtime, program.loss, notes,
+        stored=program.stored,
+    )  # fmt: skip
