@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from engine.records.advice import Prediction, Step
@@ -15,7 +15,10 @@ RealnessWord = Literal["REAL", "PARTIAL", "SIMULATED", "NO-OP"]
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What a program really holds and really runs, recorded by running it once."""
+    """What a program really holds and really runs, recorded by running it once.
+
+    `weights` has for each parameter how many numbers it holds and their 2-norm.
+    """
 
     parameters: int
     bytes_held: int
@@ -28,6 +31,7 @@ class Fingerprint:
     threads: int | None
     devices: tuple[str, ...]
     runtime: str
+    weights: dict[str, tuple[int, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -40,13 +44,22 @@ class Realness:
 
 
 @dataclass(frozen=True)
+class TrainingCurve:
+    """The loss of a training: after so many steps, the mean since the point before."""
+
+    steps: tuple[int, ...]
+    loss: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class StepOutcome:
-    """One step of a variant after it was built."""
+    """One step of a variant after it was built; `curve` where it trained."""
 
     step: Step
     realness: Realness
     seconds: float
     notes: tuple[str, ...] = ()
+    curve: TrainingCurve | None = None
 
 
 @dataclass(frozen=True)
@@ -109,7 +122,12 @@ class Fidelity:
 
 @dataclass(frozen=True)
 class VariantResult:
-    """One variant of a comparison; the baseline comes first."""
+    """One variant of a comparison; the baseline comes first.
+
+    A variant that was trained has a control beside it: the whole model, trained with the same
+    parameters. `control_of` names the variants that a control belongs to; `against_control` is the
+    quality of a trained variant, its difference taken against its control.
+    """
 
     name: str
     recipe: str
@@ -133,6 +151,8 @@ class VariantResult:
     texts: tuple[str, ...] = ()
     error: ErrorRecord | None = None
     load_seconds: float | None = None
+    control_of: tuple[str, ...] = ()
+    against_control: Quality | None = None
 
 
 @dataclass(frozen=True)
