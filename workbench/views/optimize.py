@@ -159,6 +159,7 @@ def measured(profile: Profile) -> None:
             if variant.recipe == wanted and variant.steps:
                 with layout.card("Measured"):
                     verdicts.verdict_line(variant)
+                    verdicts.control_line(variant)
                     verdicts.outcomes(variant)
                     if wanted in waterfall.recipes(comparison):
                         waterfall.show(comparison, wanted)

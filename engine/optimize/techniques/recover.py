@@ -69,7 +69,9 @@ class Recover(Technique):
         if facts.get("trainable") == 0:
             return ("no weight of this model can be trained: all are frozen or in integers.",)
         if target.config.hidden and facts.get("blocks") == 0:
-            return ("the model has no stack of equal blocks to compare hidden states: set hidden=0.",)
+            return (
+                "the model has no stack of equal blocks to compare hidden states: set hidden=0.",
+            )
         return ()
 
     def estimate(self, costs: CostTable, target: Target) -> CostTable:

@@ -35,6 +35,11 @@ class TrainingConfig:
         0.0, "Weight of the hidden states' error after each block, beside the answers'.",
         low=0.0, high=100.0, step=0.1,
     )  # fmt: skip
+    vary: float = param(
+        0.5, "Share of the tokens that the teacher draws anew whenever a row comes again; images"
+        " and other numbers are mixed with other rows, up to half of it.",
+        low=0.0, high=1.0, step=0.1,
+    )  # fmt: skip
     clip: float = param(
         1.0, "Gradients longer than this are scaled down to it.", low=1e-3, high=1e3, step=0.5
     )

@@ -1,4 +1,4 @@
-"""Stacks of equal blocks: finding them, watching what comes out of each, and leaving some out."""
+"""Stacks of equal blocks: where they are, and what comes out of each block."""
 
 from __future__ import annotations
 
@@ -11,13 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from engine.program import Inputs, Program, call, output_tensors, to_device
-
-_INDICES = ("layer_idx", "layer_index", "layer_id", "block_idx")
-_COUNTS = (
-    "num_hidden_layers", "n_layer", "n_layers", "num_layers", "encoder_layers", "decoder_layers",
-    "num_decoder_layers", "depth",
-)  # fmt: skip
-_LISTS = ("layer_types", "mlp_layer_types", "no_rope_layers", "layers_block_type")
 
 
 @dataclass(frozen=True)
@@ -47,7 +40,7 @@ def find_stacks(program: Program, inputs: Inputs) -> list[Stack]:
     with contextlib.ExitStack() as hooks:
         for block in blocks:
             hooks.enter_context(_passed(block, seen.setdefault(id(block), [])))
-        _run(program, inputs)
+        outputs_of(program, inputs)
     found: list[Stack] = []
     for name, each in lists:
         if any(name.startswith(f"{outer.name}.") for outer in found):
@@ -82,31 +75,6 @@ def taught_by(count: int, kept: list[int]) -> list[int]:
     Source: Jiao et al. 2020, TinyBERT, section 3.1 (the uniform mapping of layers).
     """
     return [*(each - 1 for each in kept[1:]), count - 1]
-
-
-def drop_(program: Program, stack: Stack, kept: list[int], inputs: Inputs) -> None:
-    """Leaves the other blocks out, and proves that the rest computes what it did.
-
-    Raises:
-        ValueError: the outputs are not those of the whole stack with the others passed by.
-    """
-    module = program.module
-    held = module.get_submodule(stack.name)
-    blocks: list[nn.Module] = list(held.children())
-    with contextlib.ExitStack() as hooks:
-        for index, block in enumerate(blocks):
-            if index not in kept:
-                hooks.enter_context(_passed_by(block))
-        expected = _run(program, inputs)
-    parent = module.get_submodule(stack.name.rpartition(".")[0])
-    setattr(parent, stack.name.rpartition(".")[2], type(held)(*_packed(held, blocks, kept)))
-    for place, index in enumerate(kept):
-        _renumber_(blocks[index], index, place)
-    _recount_(module, parent, len(blocks), kept)
-    given = _run(program, inputs)
-    for ours, theirs in zip(given, expected, strict=True):
-        if ours.shape != theirs.shape or not torch.allclose(ours, theirs, atol=1e-4, rtol=1e-3):
-            raise ValueError(f"{stack.name} cannot be shortened: something else counts its blocks.")
 
 
 @dataclass
@@ -148,7 +116,7 @@ def _is_uniform(held: nn.Module) -> bool:
 @contextlib.contextmanager
 def _passed(block: nn.Module, seen: list[tuple[Tensor, Tensor]]) -> Iterator[None]:
     def keep(owner: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        given, found = _state(args, kwargs), output_tensors(output)
+        given, found = state_of(args, kwargs), output_tensors(output)
         if given is not None:
             seen.append((given, found[0]))
 
@@ -159,59 +127,13 @@ def _passed(block: nn.Module, seen: list[tuple[Tensor, Tensor]]) -> Iterator[Non
         handle.remove()
 
 
-@contextlib.contextmanager
-def _passed_by(block: nn.Module) -> Iterator[None]:
-    """While inside, the block gives back the state that it takes."""
-
-    def skip(owner: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
-        given = _state(args, kwargs)
-        if isinstance(output, Tensor):
-            return given
-        if isinstance(output, tuple | list):
-            return type(output)([given, *output[1:]])
-        return output
-
-    handle = block.register_forward_hook(skip, with_kwargs=True)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-def _state(args: Any, kwargs: Any) -> Tensor | None:
+def state_of(args: Any, kwargs: Any) -> Tensor | None:
+    """The hidden states among what a block is called with."""
     values = [*args, kwargs.get("hidden_states")]
     return next((v for v in values if isinstance(v, Tensor) and v.is_floating_point()), None)
 
 
-def _packed(held: nn.Module, blocks: list[nn.Module], kept: list[int]) -> list[Any]:
-    stays = [blocks[index] for index in kept]
-    return stays if isinstance(held, nn.Sequential) else [stays]
-
-
-def _renumber_(block: nn.Module, index: int, place: int) -> None:
-    for each in block.modules():
-        for name in _INDICES:
-            if getattr(each, name, None) == index and type(getattr(each, name)) is int:
-                setattr(each, name, place)
-
-
-def _recount_(module: nn.Module, parent: nn.Module, before: int, kept: list[int]) -> None:
-    owners: list[Any] = [parent]
-    for each in (module, parent):
-        config: Any = getattr(each, "config", None)
-        if config is not None and not isinstance(config, dict):
-            text = config.get_text_config() if hasattr(config, "get_text_config") else config
-            owners += [config, text]
-    for owner in {id(each): each for each in owners}.values():
-        for name in _LISTS:
-            listed = getattr(owner, name, None)
-            if isinstance(listed, list | tuple) and len(listed) == before:
-                setattr(owner, name, type(listed)(listed[index] for index in kept))
-        for name in _COUNTS:
-            if name in vars(owner) and vars(owner)[name] == before:
-                setattr(owner, name, len(kept))
-
-
-def _run(program: Program, inputs: Inputs) -> list[Tensor]:
+def outputs_of(program: Program, inputs: Inputs) -> list[Tensor]:
+    """What one call gives back, without gradients."""
     with program.entered(), torch.no_grad():
         return output_tensors(call(program.module, to_device(inputs, program.context.device)))

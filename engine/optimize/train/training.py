@@ -18,6 +18,7 @@ from engine.optimize.train.keeping import Keeper, fits
 from engine.optimize.train.losses import Objective, objective_for
 from engine.optimize.train.rows import FEWEST_ROWS, Rows, rows_of
 from engine.optimize.train.stack import Watcher
+from engine.optimize.train.variation import varied
 from engine.optimize.train.weights import Weights, trainable
 from engine.program import Program, call, to_device
 from engine.records import TrainingCurve
@@ -64,7 +65,9 @@ class Training:
         kept = time.monotonic()
         for step in range(first, config.steps):
             begun = time.perf_counter()
-            rate = learning_rate(step, config.steps, peak=config.learning_rate, warmup=config.warmup)
+            rate = learning_rate(
+                step, config.steps, peak=config.learning_rate, warmup=config.warmup
+            )
             self.losses.append(self._step(next(batches), rate))
             self.seconds += time.perf_counter() - begun
             if time.monotonic() - kept >= CHECKPOINT_SECONDS:
@@ -96,23 +99,28 @@ class Training:
         device = self.program.context.device
         inputs = to_device(example.inputs, device)
         placed = Example(inputs, to_device(example.labels, device))
+        config = self.context.config
+        # The first time a row comes as it is.
+        if config.vary and len(self.losses) * config.batch >= self.rows.total:
+            seed = config.seed + len(self.losses)
+            placed = varied(placed, self.teacher, share=config.vary, seed=seed)
+            inputs = placed.inputs
         ours = Watcher(self.program.module, tuple(self.pairs))
         theirs = Watcher(self.teacher.module, tuple(self.pairs.values()))
         with torch.no_grad(), theirs.watching():
             target = call(self.teacher.module, inputs)
         with ours.watching():
             given = call(self.program.module, inputs)
-        hidden = [
-            (ours.states[name], theirs.states[other]) for name, other in self.pairs.items()
-        ]
+        hidden = [(ours.states[name], theirs.states[other]) for name, other in self.pairs.items()]
         return self.objective(given, target, placed, hidden)
 
     def _stop(self, value: float) -> None:
         word = "Inf" if math.isinf(value) else "NaN"
         step = len(self.losses) + 1
+        steps = self.context.config.steps
         last = f" It was {self.losses[-1]:.4g} before." if self.losses else ""
         raise NumericalFailure(
-            f"{self.owner}: the loss is {word} at step {step} of {self.context.config.steps}.{last}",
+            f"{self.owner}: the loss is {word} at step {step} of {steps}.{last}",
             hint="Lower its learning_rate, or raise its warmup; nothing else was changed.",
         )
 
@@ -235,9 +243,7 @@ def _prepared(
     teacher = context.teacher
     objective, notes = objective_for(program, context.config, context.metric, rows.examples)
     notes += _memory(owner, program, teacher, weights)
-    made = Training(
-        owner, program, teacher, context, objective, rows, weights, keeper, pairs
-    )
+    made = Training(owner, program, teacher, context, objective, rows, weights, keeper, pairs)
     if not _batches_work(teacher, rows, context.config.batch):
         made.rows = rows_of(context.calibration, splits=False)
         notes.append("The model takes no other batch: one example of calibration data at a time.")
