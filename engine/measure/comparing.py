@@ -56,7 +56,9 @@ def compare(
     wanted = [each for each in recipes if each.steps]
     names = [BASELINE, *unique_names(wanted, taken=(BASELINE, _CONTROL))]
     asked = dict(zip(names, (Recipe(), *wanted), strict=True))
-    variants = asked | control_recipes(asked)
+    # Without labels the whole model has nothing to learn: the baseline is its own control.
+    learns = study.model.quality_metric != "fidelity"
+    variants = asked | (control_recipes(asked) if learns else {})
     prefixes = _prefixes(wanted, variants) if chosen.waterfall else {}
     entrants = [
         _entrant(name, recipe, study, request, cache, builder, verify=name in variants)
@@ -70,7 +72,9 @@ def compare(
             available=available_bytes,
         )  # fmt: skip
         measured = measure(plan)
-        composer = Composer(plan, measured, study, predictions or {}, controls=controls(asked))
+        composer = Composer(
+            plan, measured, study, predictions or {}, controls=controls(asked) if learns else {}
+        )
         results = tuple(composer.result(name, recipe) for name, recipe in variants.items())
     by_text = {recipe_text(r): name for name, r in (prefixes | variants).items()}
     waterfall = composer.waterfall(wanted, by_text) if chosen.waterfall else ()

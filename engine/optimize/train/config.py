@@ -40,6 +40,10 @@ class TrainingConfig:
         " and other numbers are mixed with other rows, up to half of it.",
         low=0.0, high=1.0, step=0.1,
     )  # fmt: skip
+    written: int = param(
+        512, "Rows of text that the teacher writes itself, beside the calibration data.",
+        low=0, high=100_000, step=64, unit="rows",
+    )  # fmt: skip
     clip: float = param(
         1.0, "Gradients longer than this are scaled down to it.", low=1e-3, high=1e3, step=0.5
     )

@@ -38,7 +38,7 @@ def drop_(program: Program, stack: Stack, kept: list[int], inputs: Inputs) -> No
     setattr(parent, stack.name.rpartition(".")[2], type(held)(*_packed(held, blocks, kept)))
     for place, index in enumerate(kept):
         _renumber_(blocks[index], index, place)
-    _recount_(module, parent, len(blocks), kept)
+    _recount_(module, parent, stack, kept)
     given = outputs_of(program, inputs)
     for ours, theirs in zip(given, expected, strict=True):
         if ours.shape != theirs.shape or not torch.allclose(ours, theirs, atol=1e-4, rtol=1e-3):
@@ -76,18 +76,31 @@ def _renumber_(block: nn.Module, index: int, place: int) -> None:
                 setattr(each, name, place)
 
 
-def _recount_(module: nn.Module, parent: nn.Module, before: int, kept: list[int]) -> None:
-    owners: list[Any] = [parent]
-    for each in (module, parent):
-        config: Any = getattr(each, "config", None)
-        if config is not None and not isinstance(config, dict):
-            text = config.get_text_config() if hasattr(config, "get_text_config") else config
-            owners += [config, text]
-    for owner in {id(each): each for each in owners}.values():
-        for name in _LISTS:
-            listed = getattr(owner, name, None)
-            if isinstance(listed, list | tuple) and len(listed) == before:
-                setattr(owner, name, type(listed)(listed[index] for index in kept))
-        for name in _COUNTS:
-            if name in vars(owner) and vars(owner)[name] == before:
+def _recount_(module: nn.Module, parent: nn.Module, stack: Stack, kept: list[int]) -> None:
+    before = len(stack.blocks)
+    for owner, side in _tellers(module, parent, stack):
+        for name, value in list(vars(owner).items()):
+            if side and side not in _side(name):
+                continue
+            if name in _LISTS and isinstance(value, list | tuple) and len(value) == before:
+                setattr(owner, name, type(value)(value[index] for index in kept))
+            if name in _COUNTS and value == before:
                 setattr(owner, name, len(kept))
+
+
+def _tellers(module: nn.Module, parent: nn.Module, stack: Stack) -> list[tuple[Any, str]]:
+    """What tells the number of blocks; for a config of two stacks, which of them it is."""
+    whole: Any = getattr(module, "config", None)
+    found: list[tuple[Any, str]] = [(parent, "")]
+    for each in (whole, getattr(parent, "config", None)):
+        if each is None or isinstance(each, dict):
+            continue
+        is_shared = each is whole and getattr(each, "is_encoder_decoder", False)
+        side = ("decoder" if "decoder" in stack.name else "encoder") if is_shared else ""
+        text = each.get_text_config() if hasattr(each, "get_text_config") and not side else each
+        found += [(one, side) for one in (each, text)]
+    return list({id(owner): (owner, side) for owner, side in found}.values())
+
+
+def _side(name: str) -> str:
+    return "decoder" if "decoder" in name else "encoder"

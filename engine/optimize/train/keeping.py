@@ -6,6 +6,7 @@ import functools
 import hashlib
 import io
 import pickle
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,9 +33,15 @@ class Keeper:
 
     @property
     def has_result(self) -> bool:
-        """Whether this training has been done."""
+        """Whether this training has been done, and its file is whole."""
         path = self._path("trained")
-        return path is not None and path.exists()
+        return path is not None and path.exists() and zipfile.is_zipfile(path)
+
+    def forget(self) -> None:
+        """Removes a result that cannot be used."""
+        path = self._path("trained")
+        if path is not None:
+            path.unlink(missing_ok=True)
 
     def result(self) -> dict[str, Any] | None:
         """What the training came to; None where it has not been done, or cannot be read."""

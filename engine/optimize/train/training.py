@@ -20,11 +20,14 @@ from engine.optimize.train.rows import FEWEST_ROWS, Rows, rows_of
 from engine.optimize.train.stack import Watcher
 from engine.optimize.train.variation import varied
 from engine.optimize.train.weights import Weights, trainable
+from engine.optimize.train.writing import written_rows
 from engine.program import Program, call, to_device
 from engine.records import TrainingCurve
 
 CHECKPOINT_SECONDS = 15.0
 _POINTS = 60
+# A KL divergence of float32 logits from themselves is this small or less.
+_NOTHING = 1e-9
 
 
 @dataclass
@@ -88,6 +91,12 @@ class Training:
             value += float(loss.detach())
             if not math.isfinite(value):
                 self._stop(value)
+            if not self.losses and abs(value) < _NOTHING:
+                raise StepRefused(
+                    f"{self.owner}: there is nothing to learn: the model gives the teacher's"
+                    " answers, and no labels say more.",
+                    hint="Put it behind a step that changes the model, or give labelled data.",
+                )
             if not loss.requires_grad:
                 raise StepRefused(f"{self.owner}: no gradient reaches a weight of this model.")
             loss.backward()  # type: ignore[no-untyped-call]
@@ -235,19 +244,47 @@ def _rows(owner: str, context: BuildContext) -> Rows:
 
 
 def _prepared(
-    owner: str, program: Program, context: BuildContext, weights: Weights, rows: Rows,
-    keeper: Keeper, pairs: Mapping[str, str],
-) -> tuple[Training, list[str]]:  # fmt: skip
+    owner: str,
+    program: Program,
+    context: BuildContext,
+    weights: Weights,
+    rows: Rows,
+    keeper: Keeper,
+    pairs: Mapping[str, str],
+) -> tuple[Training, list[str]]:
     if context.teacher is None:
-        raise StepRefused(f"{owner}: there is no teacher: build it as a step of a recipe.")
+        keeper.forget()
+        raise StepRefused(
+            f"{owner}: there is no teacher, or a kept training that could not be read.",
+            hint="Build it again, as a step of a recipe.",
+        )
     teacher = context.teacher
     objective, notes = objective_for(program, context.config, context.metric, rows.examples)
     notes += _memory(owner, program, teacher, weights)
-    made = Training(owner, program, teacher, context, objective, rows, weights, keeper, pairs)
     if not _batches_work(teacher, rows, context.config.batch):
-        made.rows = rows_of(context.calibration, splits=False)
+        rows = rows_of(context.calibration, splits=False)
         notes.append("The model takes no other batch: one example of calibration data at a time.")
+    else:
+        rows, more = _with_written(owner, teacher, rows, context)
+        notes += more
+    made = Training(owner, program, teacher, context, objective, rows, weights, keeper, pairs)
     return made, notes
+
+
+def _with_written(
+    owner: str, teacher: Program, rows: Rows, context: BuildContext
+) -> tuple[Rows, list[str]]:
+    """The rows with those that the teacher writes, where a training needs more than there are."""
+    config = context.config
+    count = min(config.written, max(0, config.steps * config.batch - rows.total))
+    made = written_rows(
+        teacher, rows, count, seed=config.seed, max_length=context.max_length,
+        tell=lambda share: context.progress(0.0, f"{owner}: the teacher writes, {share:.0%}"),
+    )  # fmt: skip
+    if not made:
+        return rows, []
+    told = f"The teacher wrote {len(made)} more rows of text to learn from."
+    return rows_of([*rows.examples, *made]), [told]
 
 
 def _batches_work(teacher: Program, rows: Rows, batch: int) -> bool:
