@@ -18,6 +18,7 @@ from engine.optimize.train.keeping import Keeper, fits
 from engine.optimize.train.losses import Objective, objective_for
 from engine.optimize.train.rows import FEWEST_ROWS, Rows, rows_of
 from engine.optimize.train.stack import Watcher
+from engine.optimize.train.through import differentiable
 from engine.optimize.train.variation import varied
 from engine.optimize.train.weights import Weights, trainable
 from engine.optimize.train.writing import written_rows
@@ -346,7 +347,11 @@ def _learning(program: Program) -> Iterator[None]:
     recurrent = any(isinstance(each, nn.RNNBase) for each in program.module.modules())
     program.module.eval()
     # cuDNN has no gradients of recurrent layers in evaluation mode; torch's own kernels have.
-    with torch.backends.cudnn.flags(enabled=not recurrent), inside.entered():
+    with (
+        torch.backends.cudnn.flags(enabled=not recurrent),
+        inside.entered(),
+        differentiable(program.module),
+    ):
         try:
             yield
         finally:
