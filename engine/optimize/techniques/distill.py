@@ -40,8 +40,8 @@ class Distill(Technique):
         "Blocks with residual connections refine one state little by little, so a model without"
         " some of them still speaks the same language and learns fast to do without. Time, FLOPs"
         " and memory fall in proportion to the blocks, dispatch overhead included, which narrower"
-        " layers leave as it is. What is lost depends on the data: a few hundred steps win back a"
-        " part, a student of half the depth needs many thousands."
+        " layers leave as it is. How much a training wins back depends on its length and data, and"
+        " is read beside the whole model trained as long."
     )
     example: ClassVar[str] = "distill:depth=0.75"
     max_relative_error: ClassVar[float] = 1.0

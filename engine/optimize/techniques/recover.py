@@ -41,10 +41,11 @@ class Recover(Technique):
         "Loshchilov and Hutter 2019, Decoupled Weight Decay Regularization (AdamW)",
     )
     theory: ClassVar[str] = (
-        "A smaller model starts close to the original and can come closer: a few hundred steps move"
-        " all weights at once, where a least-squares fit moved one layer at a time. The teacher's"
-        " whole distribution tells more of each token than the one right answer, and holds the"
-        " student near what the teacher learned from far more data than there is here."
+        "A smaller model starts close to the original and can come closer: training moves all"
+        " weights at once, where a least-squares fit moved one layer at a time. The teacher's whole"
+        " distribution tells more of each token than the one right answer, and holds the student"
+        " near what the teacher learned from far more data than there is here. A decoder writes"
+        " further text itself, so that few rows of calibration data are not learned by heart."
     )
     example: ClassVar[str] = "structured_prune,recover"
     max_relative_error: ClassVar[float] = 0.6

@@ -16,7 +16,7 @@ class TrainingConfig:
     )  # fmt: skip
     batch: int = param(8, "Rows of calibration data a step.", low=1, high=4096, unit="rows")
     learning_rate: float = param(
-        1e-3, "Peak learning rate of AdamW, after the warm-up; a half cosine leads down to zero.",
+        5e-4, "Peak learning rate of AdamW, after the warm-up; a half cosine leads down to zero.",
         low=1e-8, high=1.0, step=1e-4,
     )  # fmt: skip
     warmup: float = param(
