@@ -191,6 +191,14 @@ def comparison_text(found: Comparison) -> str:
         for step in variant.steps:
             real = step.realness
             lines.append(f"  {variant.name}: {step.step.technique} {real.verdict}, {real.detail}")
+        if variant.control_of:
+            lines.append(f"  {variant.name}: control of {', '.join(variant.control_of)}")
+        held = variant.against_control
+        if held is not None and held.difference is not None:
+            lines.append(
+                f"  {variant.name}: {held.metric} {held.difference:+.3g} against the whole model"
+                " trained as long"
+            )
         if variant.error:
             lines.append(f"  {variant.name}: {variant.error.message} {variant.error.hint}".rstrip())
     lines.append(f"{found.method}, {found.rounds} rounds, noise {ratio_text(found.noise_floor)}")

@@ -149,7 +149,8 @@ def _how(given: argparse.Namespace, bar: ProgressBar, what: str = "") -> dict[st
 
 def _compared(found: Comparison) -> Answer:
     # All that was asked for has failed; a variant among others that did is told in its row.
-    failed = all(each.verdict == "FAILED" for each in found.variants[1:])
+    asked = [each for each in found.variants[1:] if not each.control_of] or found.variants[1:]
+    failed = all(each.verdict == "FAILED" for each in asked)
     return Answer(_with_baseline_ratio(found), lambda: showing.comparison_text(found), int(failed))
 
 

@@ -36,7 +36,12 @@ def build(arguments: dict[str, Any], report: Callable[[float, str], None]) -> Bu
         opened, recipe, machine=study.machine, cache=Path(arguments["cache"]), progress=report,
         verify=arguments["verify"],
     )  # fmt: skip
-    plain = [s for s in recipe.steps if technique(s.technique).stage not in _HIDING]
+    hiding = [s for s in recipe.steps if technique(s.technique).stage in _HIDING]
+    # What only trains changes no FLOPs either, and would be another training without the rest.
+    plain = [
+        s for s in recipe.steps
+        if technique(s.technique).stage not in _HIDING and not technique(s.technique).follows
+    ]  # fmt: skip
 
     def counted() -> Program:
         program: Program = build_variant(
@@ -50,7 +55,7 @@ def build(arguments: dict[str, Any], report: Callable[[float, str], None]) -> Bu
         quality=opened.quality, labels=opened.extra.get("labels"), tokenizer=opened.tokenizer,
         steps=variant.outcomes, load_seconds=loaded - start, build_seconds=variant.build_seconds,
         compile_seconds=variant.compile_seconds,
-        counted=counted if len(plain) < len(recipe.steps) else None,
+        counted=counted if hiding else None,
     )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.measure.composing import Composer
+from engine.measure.controls import control_recipes, controls
 from engine.measure.environment import child_environment, threads_of
 from engine.measure.lifetime import available_bytes
 from engine.measure.machine_state import warnings_about
@@ -65,7 +66,10 @@ def compare(
     begun, chosen = time.time(), settings or Settings()
     wanted = [each for each in recipes if each.steps]
     names = [BASELINE, *unique_names(wanted, taken=(BASELINE, _CONTROL))]
-    variants = dict(zip(names, (Recipe(), *wanted), strict=True))
+    asked = dict(zip(names, (Recipe(), *wanted), strict=True))
+    # Without labels the whole model has nothing to learn: the baseline is its own control.
+    learns = study.model.quality_metric != "fidelity"
+    variants = asked | (control_recipes(asked) if learns else {})
     prefixes = _prefixes(wanted, variants) if chosen.waterfall else {}
     entrants = [
         _entrant(name, recipe, study, request, cache, builder, verify=name in variants)
@@ -79,7 +83,10 @@ def compare(
             available=available_bytes,
         )  # fmt: skip
         measured = measure(plan)
-        composer = Composer(plan, measured, study, predictions or {}, forecasts or {})
+        composer = Composer(
+            plan, measured, study, predictions or {}, forecasts or {},
+            controls=controls(asked) if learns else {},
+        )  # fmt: skip
         results = tuple(composer.result(name, recipe) for name, recipe in variants.items())
     by_text = {recipe_text(r): name for name, r in (prefixes | variants).items()}
     waterfall = composer.waterfall(wanted, by_text) if chosen.waterfall else ()

@@ -37,12 +37,15 @@ class Composer:
         study: Study,
         predictions: Mapping[str, Prediction],
         forecasts: Mapping[str, RecipeForecast],
+        *,
+        controls: Mapping[str, str] | None = None,
     ) -> None:
         self._plan = plan
         self._measured = measured
         self._study = study
         self._predictions = predictions
         self._forecasts = forecasts
+        self._controls = controls or {}
         self._baseline = Scores.load(scores_folder(plan, plan.baseline))
         self.noise_floor = self._ratio(plan.baseline, plan.control)
 
@@ -79,6 +82,8 @@ class Composer:
             texts=tuple(facts.get("texts", ())),
             error=measured.failures.get(name),
             load_seconds=facts.get("load_seconds"),
+            control_of=tuple(each for each, other in self._controls.items() if other == name),
+            against_control=self._against_control(name),
         )
 
     def waterfall(
@@ -169,6 +174,13 @@ class Composer:
             return None, None
         scores = Scores.load(scores_folder(self._plan, name))
         return compare_quality(self._baseline, scores), compare_fidelity(self._baseline, scores)
+
+    def _against_control(self, name: str) -> Quality | None:
+        control = self._controls.get(name)
+        if control is None or {name, control} & self._measured.failures.keys():
+            return None
+        theirs, ours = (Scores.load(scores_folder(self._plan, each)) for each in (control, name))
+        return compare_quality(theirs, ours)
 
     def _throughput(self, latency: LatencySummary | None) -> float | None:
         if latency is None:

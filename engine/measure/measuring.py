@@ -29,7 +29,7 @@ def measure_together(plan: Plan) -> Measured:
     with started([*plan.entrants, plan.again], plan) as processes:
         begun = time.monotonic()
         ready = _load_all(processes, plan, found)
-        spent = time.monotonic() - begun
+        spent = time.monotonic() - begun - trained_seconds(found)
         first = [each for each in ready if each is not processes[-1]]
         if plan.score_first:
             _score_all(first, plan, found)
@@ -57,6 +57,12 @@ def measure_together(plan: Plan) -> Measured:
         " bootstrap and by what changes from process to process"
     )
     return found
+
+
+def trained_seconds(found: Measured) -> float:
+    """What trainings took, which further processes take over instead of repeating them."""
+    steps = [each for facts in found.facts.values() for each in facts.get("steps", [])]
+    return float(sum(each["seconds"] for each in steps if each.get("curve")))
 
 
 def score_one(process: VariantProcess, plan: Plan, found: Measured) -> None:

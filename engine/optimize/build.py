@@ -17,6 +17,7 @@ from engine.models.opened import OpenedModel
 from engine.optimize import forecasting
 from engine.optimize.recipe import ordered
 from engine.optimize.technique import BuildContext, Target, Technique, technique
+from engine.optimize.train.teaching import teacher_for, training_id
 from engine.program import Program, held_bytes, output_tensors
 from engine.records import Fingerprint, Machine, Realness, Recipe, Step, StepOutcome
 
@@ -54,6 +55,7 @@ class _Building:
     program: Program
     has_infinite: bool
     before: Fingerprint | None
+    teacher: Program | None = None
     done: list[StepOutcome] = field(default_factory=list)
 
 
@@ -86,6 +88,7 @@ def build_variant(
     """
     steps = ordered(recipe).steps
     building = _started(opened, machine, cache, has_steps=bool(steps), verify=verify)
+    building.teacher = teacher_for(opened, steps, cache)
     for index, step in enumerate(steps):
         first, share = index / len(steps), 1 / len(steps)
         progress(first, f"Building: {technique(step.technique).title()}")
@@ -155,6 +158,9 @@ def _built(
         seed=opened.workload.seed,
         max_length=opened.summary.max_length,
         progress=progress,
+        metric=opened.quality.metric,
+        teacher=building.teacher if owner.trains else None,
+        identity=training_id(opened, (*earlier, step)) if owner.trains else "",
     )
     torch.manual_seed(context.seed)
     building.program = _applied(owner, building.program, context)
@@ -166,7 +172,8 @@ def _built(
         if building.before is not None:
             realness = owner.verify(building.before, after)
         building.before = after
-    return StepOutcome(step, realness, seconds, tuple(building.program.notes[noted:]))
+    notes = tuple(building.program.notes[noted:])
+    return StepOutcome(step, realness, seconds, notes, next(iter(context.curves), None))
 
 
 def _check(building: _Building, owner: Technique, config: Any, earlier: tuple[Step, ...]) -> None:

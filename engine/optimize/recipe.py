@@ -22,6 +22,7 @@ from engine.params import config_values
 from engine.records import Recipe, Step
 
 _MAX_FILE_BYTES = 1 << 20
+_REPAIRED = ("reduce", "precision")
 
 
 def read_recipe(text: str) -> Recipe:
@@ -42,13 +43,14 @@ def ordered(recipe: Recipe) -> Recipe:
     """The recipe in build order, with every step validated and defaults left out.
 
     Stages run in a fixed order (see `engine.optimize.technique`); inside a stage the given order
-    stands.
+    stands, and a step that follows others stays behind the one it was written after.
 
     Raises:
         RecipeError: an unknown technique or parameter, a bad value, a step twice or a conflict.
     """
     steps = tuple(_without_defaults(step) for step in recipe.steps)
-    steps = tuple(sorted(steps, key=_rank))
+    ranks = _ranks(steps)
+    steps = tuple(steps[index] for index in sorted(range(len(steps)), key=ranks.__getitem__))
     names = [step.technique for step in steps]
     for name in names:
         if names.count(name) > 1 and not technique(name).repeats:
@@ -68,10 +70,22 @@ def ordered(recipe: Recipe) -> Recipe:
     return Recipe(steps, recipe.name)
 
 
-def _rank(step: Step) -> tuple[int, int]:
-    """Stage, then how many techniques of its stage go before it whatever the person's order."""
-    owner = technique(step.technique)
-    return STAGES.index(owner.stage), len(owner.after)
+def _ranks(steps: tuple[Step, ...]) -> list[tuple[int, int]]:
+    """Stage, then how many techniques of its stage go before it whatever the person's order.
+
+    A step that follows others has the rank of the one it repairs, and so stays right behind it.
+    """
+    ranks: list[tuple[int, int]] = []
+    repaired = (STAGES.index("reduce"), 0)
+    for step in steps:
+        owner = technique(step.technique)
+        rank = (STAGES.index(owner.stage), len(owner.after))
+        if owner.follows:
+            rank = repaired
+        elif owner.stage in _REPAIRED:
+            repaired = rank
+        ranks.append(rank)
+    return ranks
 
 
 def recipe_text(recipe: Recipe) -> str:

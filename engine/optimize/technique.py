@@ -7,12 +7,15 @@ so that the app reads every declaration without it.
 The stages run in a fixed order, since each stands on what the one before it leaves; inside a stage
 the person's order holds and a technique may come twice:
 
-    reduce     fewer parameters or channels          (structured_prune)
+    reduce     fewer parameters or channels          (structured_prune, distill)
     rewrite    the same answer by other operators    (fuse_attention, kv_cache)
     precision  other number formats                  (reduced_precision, dynamic_int8)
     storage    how an export writes the weights      (compress_weights)
     context    how it is run                         (inference_mode, cpu_threads, device_placement)
     runtime    what executes it, at most one         (torch_compile, aot_inductor)
+
+A technique that repairs what others did (recover) has no stage of its own: it is built right after
+the step of the stages reduce or precision that stands before it.
 """
 
 from __future__ import annotations
@@ -37,6 +40,7 @@ from engine.records import (
     Step,
     Study,
     Suggestion,
+    TrainingCurve,
     Workload,
 )
 
@@ -224,6 +228,10 @@ class BuildContext:
         calibration: quality data set apart for calibration; empty where there is none.
         cache: a folder for deterministic results (compiled packages), kept between runs.
         progress: called with a fraction 0 to 1 and a few words.
+        metric: what the quality data is measured by.
+        teacher: the original model, for techniques that train; None where its training is kept.
+        identity: content id of the model, its data and the steps up to this one.
+        curves: where a technique that trains leaves its loss curve.
     """
 
     config: Any
@@ -235,12 +243,21 @@ class BuildContext:
     seed: int = 0
     max_length: int | None = None
     progress: Callable[[float, str], None] = lambda fraction, words: None
+    metric: str = "fidelity"
+    teacher: Program | None = None
+    identity: str = ""
+    curves: list[TrainingCurve] = field(default_factory=list)
 
 
 class Technique:
     """One way to make a model cheaper.
 
     Attributes:
+        repeats: whether it may stand in a recipe twice.
+        trains: whether it trains weights: it gets a teacher, its result is kept, and a comparison
+            puts the whole model beside it, trained as long.
+        follows: whether it is built right after the step of the stages reduce or precision that
+            stands before it.
         sample: the sample on which it pays.
         example: the recipe that is measured there for its page in the docs; its name alone where it
             is empty.
@@ -252,6 +269,8 @@ class Technique:
     conflicts: ClassVar[tuple[str, ...]] = ()
     after: ClassVar[tuple[str, ...]] = ()
     repeats: ClassVar[bool] = False
+    trains: ClassVar[bool] = False
+    follows: ClassVar[bool] = False
     requires: ClassVar[tuple[str, ...]] = ()
     sources: ClassVar[tuple[str, ...]] = ()
     theory: ClassVar[str] = ""

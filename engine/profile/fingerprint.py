@@ -47,7 +47,16 @@ def fingerprint(program: Program, workload: Workload, inputs: Inputs) -> Fingerp
         devices=_devices(program),
         runtime=program.runtime,
         stored_bytes=program.stored.stored_bytes if program.stored else 0,
+        weights=_weights(program.module),
     )
+
+
+def _weights(module: torch.nn.Module) -> dict[str, tuple[int, float]]:
+    return {
+        name: (each.numel(), float(torch.linalg.vector_norm(each.detach(), dtype=torch.float64)))
+        for name, each in module.named_parameters()
+        if each.is_floating_point() and not each.is_meta
+    }
 
 
 def _has_gradients(result: object) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from engine.records.advice import Prediction, RecipeForecast, Step
@@ -18,6 +18,7 @@ class Fingerprint:
     """What a program really holds and really runs, recorded by running it once.
 
     `stored_bytes` is what an export writes of the weights where they are compressed; 0 for as held.
+    `weights` has for each parameter how many numbers it holds and their 2-norm.
     """
 
     parameters: int
@@ -32,6 +33,7 @@ class Fingerprint:
     devices: tuple[str, ...]
     runtime: str
     stored_bytes: int = 0
+    weights: dict[str, tuple[int, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -44,13 +46,22 @@ class Realness:
 
 
 @dataclass(frozen=True)
+class TrainingCurve:
+    """The loss of a training: after so many steps, the mean since the point before."""
+
+    steps: tuple[int, ...]
+    loss: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class StepOutcome:
-    """One step of a variant after it was built."""
+    """One step of a variant after it was built; `curve` where it trained."""
 
     step: Step
     realness: Realness
     seconds: float
     notes: tuple[str, ...] = ()
+    curve: TrainingCurve | None = None
 
 
 @dataclass(frozen=True)
@@ -113,7 +124,12 @@ class Fidelity:
 
 @dataclass(frozen=True)
 class VariantResult:
-    """One variant of a comparison; the baseline comes first."""
+    """One variant of a comparison; the baseline comes first.
+
+    A variant that was trained has a control beside it: the whole model, trained with the same
+    parameters. `control_of` names the variants that a control belongs to; `against_control` is the
+    quality of a trained variant, its difference taken against its control.
+    """
 
     name: str
     recipe: str
@@ -140,6 +156,8 @@ class VariantResult:
     stored_bytes: int | None = None
     build_forecast: RecipeForecast | None = None
     peak_build_bytes: int | None = None
+    control_of: tuple[str, ...] = ()
+    against_control: Quality | None = None
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,8 @@ PARAMS: dict[str, dict[str, Any]] = {
     "structured_prune": {"ratio": 0.25},
     "cpu_threads": {"threads": 2},
     "device_placement": {"device": "cpu", "budget_mib": 2},
+    "recover": {"steps": 4, "written": 0},
+    "distill": {"steps": 4, "written": 0},
 }
 WORKLOAD = Workload("generate", prompt_tokens=6, new_tokens=4)
 
@@ -71,12 +73,13 @@ def opened(name: str) -> OpenedModel:
         "tiny", "python", "Tiny", "test", count, 4 * count, "float32", "h", ("generate",),
         VOCABULARY, CONTEXT,
     )  # fmt: skip
-    calibration = [Example((prompt(12, 2),)) for _ in range(4)]
+    text = [prompt(13, 2) for _ in range(4)]
+    calibration = [Example((each[:, :-1],), each[:, 1:].contiguous()) for each in text]
     program = Program(module, RecomputeDecoder())
     program.context.threads = 1
     return OpenedModel(
         ModelReference("tiny"), summary, program, WORKLOAD, (prompt(6),),
-        QualityData("fidelity", calibration=calibration),
+        QualityData("perplexity", calibration=calibration, higher_is_better=False),
     )  # fmt: skip
 
 

@@ -6,7 +6,15 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from engine import api
-from engine.records import ErrorRecord, Recipe, replace
+from engine.records import (
+    ErrorRecord,
+    Realness,
+    Recipe,
+    Step,
+    StepOutcome,
+    TrainingCurve,
+    replace,
+)
 from engine.store import Store
 from tests.workbench import fixture_store
 from tests.workbench.conftest import PAGES, Open, ToldJobs
@@ -234,6 +242,32 @@ def test_a_variant_that_failed_does_not_take_the_page_down(store: Store, open_pa
     app = open_page("compare", STUDY)
     assert not app.exception
     assert "Outputs are NaN." in text_of(app)
+
+
+def test_a_trained_variant_shows_its_loss_and_how_it_compares_to_the_whole_model(
+    store: Store, open_page: Open
+) -> None:
+    fixture_store.fill(store)
+    found = fixture_store.comparison()
+    base, first, second, _ = found.variants
+    learned = StepOutcome(
+        Step("recover"), Realness("REAL", "1,000 of 1,000 weights were trained"), 42.0,
+        curve=TrainingCurve((5, 10, 15), (0.30, 0.21, 0.18)),
+    )  # fmt: skip
+    quality = replace(base.quality, value=17.6, difference=0.176, difference_low=0.1,
+                      difference_high=0.25)  # fmt: skip
+    small = replace(first, steps=(*first.steps, learned), against_control=quality)
+    dense = replace(second, name="dense, same budget", control_of=(first.name,))
+    store.put("comparison", found.id, replace(found, variants=(base, small, dense)), study=STUDY)
+    app = open_page("compare", STUDY)
+    assert not app.exception
+    said = text_of(app)
+    assert "Loss 0.3 to 0.18 in 15 steps" in said
+    # 0.176 above a control of 17.6 - 0.176 = 17.424 is 1.0 %.
+    assert "against the whole model trained as long: +0.176, +1.0 %" in said
+    assert f"A control: the whole model, trained with the parameters of {first.name}" in said
+    frame = next(each for each in app.dataframe if "To dense" in each.value).value
+    assert frame["Variant"].tolist()[-1] == "dense, same budget (control)"
 
 
 def test_history_shows_a_failed_job_with_its_error(

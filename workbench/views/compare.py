@@ -48,7 +48,10 @@ def chosen_variants(comparison: Comparison) -> list[VariantResult]:
 
 def focus(comparison: Comparison, shown: list[VariantResult]) -> VariantResult:
     """The fastest variant that was measured; the baseline where none was."""
-    timed = [each for each in shown[1:] if each.speedup is not None and each.error is None]
+    timed = [
+        each for each in shown[1:]
+        if each.speedup is not None and each.error is None and not each.control_of
+    ]  # fmt: skip
     return max(
         timed, key=lambda each: each.speedup.median if each.speedup else 0.0,
         default=comparison.variants[0],

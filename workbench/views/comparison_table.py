@@ -47,7 +47,13 @@ def table(comparison: Comparison, shown: list[VariantResult]) -> None:
                     width=70, help="Raw samples, in the order in which they were taken.",
                 ),
                 "Quality": st.column_config.NumberColumn(_metric(shown), format="%.4g", width=78),
-                "Change": st.column_config.NumberColumn(format="%+.3f", width=68),
+                "Change": st.column_config.NumberColumn(
+                    format="%+.3f", width=68, help="Of the quality, against the baseline."
+                ),
+                "To dense": st.column_config.NumberColumn(
+                    format="%+.3f", width=78,
+                    help="Of the quality, against the whole model trained as long.",
+                ),
                 "Peak": tables.megabytes("Peak", "Peak tensor memory", 1, 84),
                 "Size": tables.megabytes("Size", "Bytes of the weights held", 2, 80),
             },
@@ -65,6 +71,7 @@ def details(shown: list[VariantResult]) -> None:
             with left:
                 st.markdown("###### Did each step do what it says?")
                 verdicts.verdict_line(each)
+                verdicts.control_line(each)
                 verdicts.outcomes(each)
                 if not each.steps:
                     st.caption("No step was built.")
@@ -106,7 +113,7 @@ def _row(each: VariantResult) -> dict[str, object]:
     samples = each.latency_ms.samples if each.latency_ms else ()
     stride = max(1, len(samples) // _SPARK_POINTS)
     return {
-        "Variant": each.name,
+        "Variant": f"{each.name} (control)" if each.control_of else each.name,
         "Steps": [step for step in each.recipe.split(",") if step != "baseline"],
         "Verdict": _SIGNS[each.verdict],
         "Median": each.latency_ms.median if each.latency_ms else None,
@@ -119,9 +126,15 @@ def _row(each: VariantResult) -> dict[str, object]:
         "Runs": list(samples[::stride]),
         "Quality": quality.value if quality else fidelity,
         "Change": quality.difference if quality else None,
+        **_to_dense(each),
         "Peak": each.peak_tensor_bytes / 2**20 if each.peak_tensor_bytes else None,
         "Size": each.size_bytes / 2**20 if each.size_bytes else None,
     }  # fmt: skip
+
+
+def _to_dense(each: VariantResult) -> dict[str, float | None]:
+    found = each.against_control
+    return {"To dense": found.difference} if found else {}
 
 
 def _facts(each: VariantResult) -> None:

@@ -175,6 +175,7 @@ def measured(profile: Profile) -> None:
             if variant.recipe == wanted and variant.steps:
                 with layout.card("Measured"):
                     verdicts.verdict_line(variant)
+                    verdicts.control_line(variant)
                     verdicts.outcomes(variant)
                     building.took(variant)
                     if wanted in waterfall.recipes(comparison):

@@ -5,13 +5,8 @@ from __future__ import annotations
 import streamlit as st
 
 from engine.records import StepOutcome, VariantResult
-from workbench.quantities import (
-    MISSING,
-    digits,
-    interval_text,
-    range_text,
-    seconds_text,
-)
+from workbench.quantities import MISSING, digits, interval_text, range_text, seconds_text
+from workbench.views import training_curve
 
 VERDICTS = {
     "FASTER": ("green", ":material/bolt:"),
@@ -38,10 +33,33 @@ def verdict_line(variant: VariantResult) -> None:
         st.markdown(f"measured **{interval_text(variant.speedup)}** · predicted {predicted}")
 
 
+def control_line(variant: VariantResult) -> None:
+    """Beside which trained variants it stands, or how it compares to the whole model."""
+    if variant.control_of:
+        st.caption(
+            ":material/balance: A control: the whole model, trained with the parameters of"
+            f" {', '.join(variant.control_of)}. What it gains, training alone brings."
+        )
+    found = variant.against_control
+    if found is not None and found.difference is not None:
+        interval = (
+            f" (95 % {found.difference_low:+.3g} to {found.difference_high:+.3g})"
+            if found.difference_low is not None and found.difference_high is not None
+            else ""
+        )
+        share = 100 * found.difference / (found.value - found.difference or 1.0)
+        st.caption(
+            f":material/balance: {found.metric.replace('_', ' ').capitalize()} against the whole"
+            f" model trained as long: {found.difference:+.3g}, {share:+.1f} %{interval}."
+        )
+
+
 def outcomes(variant: VariantResult) -> None:
     """Whether each step of a variant did what it says."""
-    for each in variant.steps:
+    for number, each in enumerate(variant.steps):
         _outcome(each)
+        if each.curve is not None:
+            training_curve.show(each.curve, key=f"curve_{variant.name}_{number}")
 
 
 def _outcome(each: StepOutcome) -> None:
