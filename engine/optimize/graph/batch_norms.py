@@ -6,7 +6,6 @@ import copy
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from engine.errors import StepRefused
@@ -17,7 +16,8 @@ from engine.optimize.graph.dataflow import (
     replace_everywhere_,
     shared_parameters,
 )
-from engine.program import Inputs, Program, call, output_tensors, to_device
+from engine.optimize.graph.rounding import outputs_of, relative_error, rounding_limit
+from engine.program import Inputs, Program
 
 _CONVOLUTIONS: dict[type[nn.Module], type[nn.Module]] = {
     nn.Conv1d: nn.BatchNorm1d,
@@ -29,9 +29,6 @@ _CONVOLUTIONS: dict[type[nn.Module], type[nn.Module]] = {
     nn.Linear: nn.BatchNorm1d,
 }
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}
-# Two roundings of the weights instead of one, in 8 or 11 bits of mantissa, through all layers.
-_ROUNDED = 3e-2
 
 
 @dataclass(frozen=True)
@@ -77,7 +74,7 @@ def fold_(program: Program, inputs: Inputs, pairs: list[Pair]) -> float:
     """
     module = program.module
     layers = dict(module.named_modules())
-    before = None if _is_meta(module) else _outputs(program, inputs)
+    before = None if _is_meta(module) else outputs_of(program, inputs)
     replaced: dict[nn.Module, nn.Module] = {}
     for pair in pairs:
         layer, norm = layers[pair.layer], layers[pair.norm]
@@ -86,8 +83,8 @@ def fold_(program: Program, inputs: Inputs, pairs: list[Pair]) -> float:
     replace_everywhere_(module, replaced)
     if before is None:
         return 0.0
-    error = _error(_outputs(program, inputs), before)
-    limit = _TOLERANCE.get(before[0].dtype, _ROUNDED)
+    error = relative_error(outputs_of(program, inputs), before)
+    limit = rounding_limit(before[0].dtype)
     if not error <= limit:
         replace_everywhere_(module, {new: old for old, new in replaced.items()})
         raise StepRefused(
@@ -191,20 +188,6 @@ def _refusal(
 
 def _is_meta(module: nn.Module) -> bool:
     return any(each.is_meta for each in module.parameters())
-
-
-def _outputs(program: Program, inputs: Inputs) -> list[Tensor]:
-    with torch.no_grad():
-        return output_tensors(call(program.module, to_device(inputs, program.context.device)))
-
-
-def _error(found: list[Tensor], wanted: list[Tensor]) -> float:
-    lost = sum(
-        float((one - other).double().square().sum())
-        for one, other in zip(found, wanted, strict=True)
-    )
-    whole = sum(float(each.double().square().sum()) for each in wanted)
-    return float((lost / max(whole, 1e-30)) ** 0.5)
 
 
 def described(pairs: list[Pair], refused: dict[str, str]) -> dict[str, Any]:

@@ -20,7 +20,9 @@ class JointLinear(nn.Module):
     held until then, or until another input comes. One call at a time.
     """
 
-    def __init__(self, linear: nn.Module, sizes: Sequence[int], *, contiguous: bool = False) -> None:
+    def __init__(
+        self, linear: nn.Module, sizes: Sequence[int], *, contiguous: bool = False
+    ) -> None:
         super().__init__()
         self.linear = linear
         self.sizes = tuple(sizes)
@@ -69,7 +71,8 @@ class JointPart(nn.Module):
 
     def __call__(self, x: Tensor) -> Tensor:
         """The layer's outputs; without what nn.Module does around a call where nobody listens."""
-        if self._forward_hooks or self._forward_pre_hooks or _has_any_global_hook():
+        has_listeners = self._forward_hooks or self._forward_pre_hooks
+        if has_listeners or _has_any_global_hook():  # type: ignore[no-untyped-call]
             found: Tensor = super().__call__(x)
             return found
         return self.product.part(self.index, x)

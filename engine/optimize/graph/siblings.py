@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from engine.errors import StepRefused
 from engine.optimize.graph.dataflow import (
@@ -17,12 +16,10 @@ from engine.optimize.graph.dataflow import (
     shared_parameters,
 )
 from engine.optimize.graph.joint_linear import joined
-from engine.program import Inputs, Program, call, output_tensors, to_device
+from engine.optimize.graph.rounding import outputs_of, relative_error, rounding_limit
+from engine.program import Inputs, Program
 
 Group = tuple[str, ...]
-_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}
-# Wider products add in another order, in 8 or 11 bits of mantissa, through all layers.
-_ROUNDED = 3e-2
 
 
 def find_siblings(program: Program, inputs: Inputs) -> tuple[list[Group], dict[str, str]]:
@@ -65,23 +62,23 @@ def join_(program: Program, inputs: Inputs, groups: Iterable[Group]) -> float:
     """
     module = program.module
     is_meta = any(each.is_meta for each in module.parameters())
-    before = None if is_meta else _outputs(program, inputs)
+    before = None if is_meta else outputs_of(program, inputs)
     layers = dict(module.named_modules())
     groups = list(groups)
     for contiguous in (False, True):
         replaced: dict[nn.Module, nn.Module] = {}
         for group in groups:
             members = [layers[name] for name in group]
-            parts = joined(members, contiguous=contiguous)  # type: ignore[arg-type]
+            parts = joined(members, contiguous=contiguous)
             replaced |= dict(zip(members, parts, strict=True))
         replace_everywhere_(module, replaced)
         if before is None:
             return 0.0
         try:
-            error, reason = _error(_outputs(program, inputs), before), ""
+            error, reason = relative_error(outputs_of(program, inputs), before), ""
         except RuntimeError as failure:  # a view that wants its part on its own in memory
             error, reason = float("nan"), str(failure).splitlines()[0][:160]
-        limit = _TOLERANCE.get(before[0].dtype, _ROUNDED)
+        limit = rounding_limit(before[0].dtype)
         if error <= limit:
             return error
         replace_everywhere_(module, {new: old for old, new in replaced.items()})
@@ -134,17 +131,3 @@ def _alike(group: Group, layers: dict[str, nn.Linear]) -> list[Group]:
         form = (weight.dtype, weight.device, weight.requires_grad, layers[name].training)
         parts.setdefault((*form, weight.shape[1]), []).append(name)
     return [tuple(names) for names in parts.values()]
-
-
-def _outputs(program: Program, inputs: Inputs) -> list[Tensor]:
-    with torch.no_grad():
-        return output_tensors(call(program.module, to_device(inputs, program.context.device)))
-
-
-def _error(found: list[Tensor], wanted: list[Tensor]) -> float:
-    lost = sum(
-        float((one - other).double().square().sum())
-        for one, other in zip(found, wanted, strict=True)
-    )
-    whole = sum(float(each.double().square().sum()) for each in wanted)
-    return float((lost / max(whole, 1e-30)) ** 0.5)
