@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
 
 import torch
+from torch import Tensor
 
+from engine.optimize.graph.memory_format import convolutions, is_channels_last
 from engine.profile.counting import count
 from engine.profile.execution import run_workload
 from engine.program import Inputs, Program, held_bytes, output_tensors
@@ -25,7 +30,10 @@ def fingerprint(program: Program, workload: Workload, inputs: Inputs) -> Fingerp
     activities = [torch.profiler.ProfilerActivity.CPU]
     if program.context.device.startswith("cuda"):
         activities.append(torch.profiler.ProfilerActivity.CUDA)
-    with torch.profiler.profile(activities=activities) as profiler:
+    with (
+        torch.profiler.profile(activities=activities) as profiler,
+        _channels_last_calls(program) as calls,
+    ):
         result = run_workload(program, short, inputs)
     operators: dict[str, int] = defaultdict(int)
     for each in profiler.events() or []:
@@ -46,6 +54,7 @@ def fingerprint(program: Program, workload: Workload, inputs: Inputs) -> Fingerp
         threads=program.context.threads,
         devices=_devices(program),
         runtime=program.runtime,
+        channels_last_calls=len(calls),
         stored_bytes=program.stored.stored_bytes if program.stored else 0,
         weights=_weights(program.module),
     )
@@ -57,6 +66,27 @@ def _weights(module: torch.nn.Module) -> dict[str, tuple[int, float]]:
         for name, each in module.named_parameters()
         if each.is_floating_point() and not each.is_meta
     }
+
+
+@contextlib.contextmanager
+def _channels_last_calls(program: Program) -> Iterator[list[str]]:
+    """The names of convolutions, once for each call whose outputs lay with the channels last."""
+    seen: list[str] = []
+    found = list(convolutions(program.module)) if program.runtime == "eager" else []
+
+    def listener(name: str) -> Any:
+        def hear(module: Any, given: Any, output: Any) -> None:
+            if isinstance(output, Tensor) and is_channels_last(output):
+                seen.append(name)
+
+        return hear
+
+    handles = [each.register_forward_hook(listener(name)) for name, each, _ in found]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _has_gradients(result: object) -> bool:

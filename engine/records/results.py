@@ -19,6 +19,7 @@ class Fingerprint:
 
     `stored_bytes` is what an export writes of the weights where they are compressed; 0 for as held.
     `weights` has for each parameter how many numbers it holds and their 2-norm.
+    `channels_last_calls` counts convolutions whose outputs lay with the channels last.
     """
 
     parameters: int
@@ -34,6 +35,7 @@ class Fingerprint:
     runtime: str
     stored_bytes: int = 0
     weights: dict[str, tuple[int, float]] = field(default_factory=dict)
+    channels_last_calls: int = 0
 
 
 @dataclass(frozen=True)

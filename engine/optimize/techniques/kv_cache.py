@@ -43,7 +43,7 @@ class KvCache(Technique):
 
     name: ClassVar[str] = "kv_cache"
     stage: ClassVar[Stage] = "rewrite"
-    after: ClassVar[tuple[str, ...]] = ("fuse_attention",)
+    after: ClassVar[tuple[str, ...]] = ("fuse_attention", "fuse_qkv")
     sources: ClassVar[tuple[str, ...]] = (
         "Pope et al. 2022, Efficiently Scaling Transformer Inference, section 2",
         "Shazeer 2019, Fast Transformer Decoding, section 2.3",
