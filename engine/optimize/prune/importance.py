@@ -39,20 +39,23 @@ class Choice:
 
 
 def second_moments(
-    program: Program, blocks: list[Block], calls: list[Inputs]
+    program: Program, layers: list[Layer], calls: list[Inputs]
 ) -> dict[str, tuple[Tensor, int]]:
-    """For each consumer: sum of x x^T over its input rows, with a one appended, and their count."""
+    """For each layer: sum of x x^T over its input rows, with a one appended, and their count.
+
+    Layers that are never called are left out.
+    """
     sums: dict[str, tuple[Tensor, int]] = {}
     handles = []
-    for block in blocks:
+    for layer in layers:
 
-        def add(module: nn.Module, inputs: Any, block: Block = block) -> None:
-            rows = _rows(block.consumer, inputs[0].detach())
+        def add(module: nn.Module, inputs: Any, layer: Layer = layer) -> None:
+            rows = _rows(layer, inputs[0].detach())
             rows = torch.cat((rows, rows.new_ones(len(rows), 1)), dim=1)
-            total, count = sums.get(block.consumer.name, (0.0, 0))
-            sums[block.consumer.name] = (total + rows.t() @ rows, count + len(rows))
+            total, count = sums.get(layer.name, (0.0, 0))
+            sums[layer.name] = (total + rows.t() @ rows, count + len(rows))
 
-        handles.append(block.consumer.module.register_forward_pre_hook(add))
+        handles.append(layer.module.register_forward_pre_hook(add))
     gradients, program.context.gradients = program.context.gradients, False
     try:
         for inputs in calls[:_MOST_CALLS]:
