@@ -46,7 +46,16 @@ def fingerprint(program: Program, workload: Workload, inputs: Inputs) -> Fingerp
         threads=program.context.threads,
         devices=_devices(program),
         runtime=program.runtime,
+        zeros=_zeros(program.module),
     )
+
+
+def _zeros(module: torch.nn.Module) -> int:
+    found = 0
+    for each in module.parameters():
+        if not each.is_meta and each.layout == torch.strided and type(each) is torch.nn.Parameter:
+            found += each.numel() - int(torch.count_nonzero(each.detach()))
+    return found
 
 
 def _has_gradients(result: object) -> bool:

@@ -15,7 +15,10 @@ RealnessWord = Literal["REAL", "PARTIAL", "SIMULATED", "NO-OP"]
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What a program really holds and really runs, recorded by running it once."""
+    """What a program really holds and really runs, recorded by running it once.
+
+    `zeros` counts the zero entries of parameters that are here.
+    """
 
     parameters: int
     bytes_held: int
@@ -28,6 +31,7 @@ class Fingerprint:
     threads: int | None
     devices: tuple[str, ...]
     runtime: str
+    zeros: int = 0
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,12 @@ from engine.optimize.factorize.factors import (
 from engine.optimize.factorize.low_rank_layer import LowRankLinear
 from engine.optimize.prune.importance import calibration_calls, second_moments
 from engine.optimize.prune.pruning import random_inputs
+from engine.optimize.prune.running import answer_of, distance
+from engine.optimize.prune.sharing import replace_everywhere_, shared_parameters
 from engine.optimize.prune.units import Layer
 from engine.optimize.quantize.int8_linear import dense_weight, is_linear, uses_conv1d_layout
 from engine.optimize.technique import BuildContext
-from engine.program import Inputs, Program, logits_of
+from engine.program import Inputs, Program
 
 ENERGIES = (0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
 # Inspection stays within about a second: the eigenvectors of sixteen layers 512 wide.
@@ -37,7 +39,7 @@ def describe(program: Program, inputs: Inputs) -> dict[str, Any]:
     module = program.module
     layers = dict(_linear_layers(module))
     sizes = {name: _sizes(each) for name, each in layers.items()}
-    tied = _tied(module)
+    tied = shared_parameters(module)
     on_meta = any(each.is_meta for each in module.parameters())
     ranks: dict[str, list[int]] = {}
     if not on_meta:
@@ -59,11 +61,11 @@ def factorize_(program: Program, context: BuildContext) -> list[str]:
         StepRefused: no layer would get smaller.
     """
     config, module = context.config, program.module
-    tied = _tied(module)
+    tied = shared_parameters(module)
     every = {n: e for n, e in _linear_layers(module) if chosen(n, _sizes(e), config)}
     free = {name: each for name, each in every.items() if id(each.weight) not in tied}
     calls = calibration_calls(context.calibration, context.inputs)
-    found, left = _spectra(program, free, calls, context)
+    found, rows, left = _spectra(program, free, calls, context)
     left |= {
         name: "its weight belongs to another layer too"
         for name in every if name not in free
@@ -79,15 +81,18 @@ def factorize_(program: Program, context: BuildContext) -> list[str]:
             + ".",
             hint="Lower energy or keep; trained language models are rarely of low rank.",
         )
-    expected = _outputs(program, calls[0])
+    expected = answer_of(program, calls[0])
     made = {
         free[name]: _factored(free[name], found[name], rank).train(free[name].training)
         for name, rank in ranks.items()
     }
-    _replace_(module, made)
-    moved = float((_outputs(program, calls[0]) - expected).norm() / expected.norm())
+    replace_everywhere_(module, made)
+    moved = distance(answer_of(program, calls[0]), expected)
     left |= dict.fromkeys(found.keys() - ranks.keys(), "it would not get smaller")
-    return _notes(found, ranks, left, moved, context)
+    return [
+        *_notes(found, ranks, left, moved, context),
+        *_warnings(module, found, ranks, rows),
+    ]
 
 
 def chosen(name: str, sizes: tuple[int, int], config: Any) -> bool:
@@ -110,27 +115,20 @@ def _sizes(layer: Any) -> tuple[int, int]:
     return (rows, columns) if uses_conv1d_layout(layer) else (columns, rows)
 
 
-def _tied(module: nn.Module) -> set[int]:
-    owners: Counter[int] = Counter()
-    for owner in module.modules():
-        owners.update(id(parameter) for parameter in owner.parameters(recurse=False))
-    return {key for key, count in owners.items() if count > 1}
-
-
 def _affordable(
     layers: dict[str, Any], sizes: dict[str, tuple[int, int]], tied: set[int]
 ) -> Iterator[tuple[str, Any]]:
     left = _MOST_TRIED
     for name, each in layers.items():
-        cost = min(sizes[name]) ** 3 + (sizes[name][0] ** 3 if sizes[name][0] < sizes[name][1] else 0)
+        cost = min(sizes[name]) ** 3 + (
+            sizes[name][0] ** 3 if sizes[name][0] < sizes[name][1] else 0
+        )
         if id(each.weight) not in tied and cost <= left and min(sizes[name]) >= 2:
             left -= cost
             yield name, each
 
 
-def _tried_spectra(
-    program: Program, layers: dict[str, Any], inputs: Inputs
-) -> dict[str, Spectrum]:
+def _tried_spectra(program: Program, layers: dict[str, Any], inputs: Inputs) -> dict[str, Spectrum]:
     wanted = [Layer(name, each) for name, each in layers.items()]
     if not wanted:
         return {}
@@ -148,8 +146,9 @@ def _tried_spectra(
 
 def _spectra(
     program: Program, layers: dict[str, Any], calls: list[Inputs], context: BuildContext
-) -> tuple[dict[str, Spectrum], dict[str, str]]:
+) -> tuple[dict[str, Spectrum], dict[str, int], dict[str, str]]:
     found: dict[str, Spectrum] = {}
+    rows: dict[str, int] = {}
     left: dict[str, str] = {}
     for batch in _batches(layers):
         names = [each.name for each in batch]
@@ -163,7 +162,8 @@ def _spectra(
                 left[name] = "its inputs on the calibration data are not finite"
             else:
                 found[name] = _spectrum(layers[name], total, count)
-    return found, left
+                rows[name] = count
+    return found, rows, left
 
 
 def _batches(layers: dict[str, Any]) -> Iterator[list[Layer]]:
@@ -207,22 +207,6 @@ def _factored(layer: Any, found: Spectrum, rank: int) -> LowRankLinear:
     return LowRankLinear(*made)
 
 
-def _replace_(module: nn.Module, made: dict[nn.Module, LowRankLinear]) -> None:
-    """Puts the new layers wherever the old ones are held, a shared one in every place."""
-    for parent in list(module.modules()):
-        for name, child in list(parent._modules.items()):
-            if child in made:
-                parent._modules[name] = made[child]
-
-
-def _outputs(program: Program, inputs: Inputs) -> Tensor:
-    gradients, program.context.gradients = program.context.gradients, False
-    try:
-        return logits_of(program.forward(inputs)).float()
-    finally:
-        program.context.gradients = gradients
-
-
 def _reason(found: dict[str, Spectrum], config: Any) -> str:
     best = min(found, key=lambda name: _rank_at(found[name], config.energy) / found[name].rows)
     each = found[best]
@@ -256,6 +240,19 @@ def _notes(
         names = [name for name, why in left.items() if why == reason]
         more = ", ..." if count > _LISTED else ""
         notes.append(f"Left dense, since {reason}: {', '.join(names[:_LISTED])}{more}.")
-    if hasattr(context, "workload") and context.workload.kind == "train_step":
-        notes.append("Factors are trained like any other Linear layer.")
+    return notes
+
+
+def _warnings(
+    module: nn.Module, found: dict[str, Spectrum], ranks: dict[str, int], rows: dict[str, int]
+) -> list[str]:
+    notes = []
+    scarce = [name for name in ranks if rows[name] < 2 * found[name].columns]
+    if scarce:
+        notes.append(
+            f"Few calibration rows ({rows[scarce[0]]} for the {found[scarce[0]].columns} inputs of"
+            f" {scarce[0]}): directions that they do not show count as unused."
+        )
+    if getattr(module, "config", None) is not None:
+        notes.append("The config cannot tell the factors: a Hugging Face folder would not load.")
     return notes

@@ -115,9 +115,7 @@ def ranks_by_energy(
     return _worthwhile(spectra, {n: -(-r // round_to) * round_to for n, r in wanted.items()})
 
 
-def ranks_by_budget(
-    spectra: Mapping[str, Spectrum], keep: float, round_to: int
-) -> dict[str, int]:
+def ranks_by_budget(spectra: Mapping[str, Spectrum], keep: float, round_to: int) -> dict[str, int]:
     """Ranks with which all layers together keep this share of their parameters, at least loss.
 
     A rank costs rows + columns parameters and holds a share of its layer's energy: those that hold

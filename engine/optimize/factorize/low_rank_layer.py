@@ -1,4 +1,4 @@
-"""The factored layer itself; two plain Linear layers, so that every runtime and exporter runs it."""
+"""The factored layer itself: two plain Linear layers, which every runtime runs."""
 
 from __future__ import annotations
 
