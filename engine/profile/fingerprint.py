@@ -54,6 +54,7 @@ def fingerprint(program: Program, workload: Workload, inputs: Inputs) -> Fingerp
         threads=program.context.threads,
         devices=_devices(program),
         runtime=program.runtime,
+        zeros=_zeros(program.module),
         channels_last_calls=len(calls),
         stored_bytes=program.stored.stored_bytes if program.stored else 0,
         weights=_weights(program.module),
@@ -87,6 +88,14 @@ def _channels_last_calls(program: Program) -> Iterator[list[str]]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _zeros(module: torch.nn.Module) -> int:
+    found = 0
+    for each in module.parameters():
+        if not each.is_meta and each.layout == torch.strided and type(each) is torch.nn.Parameter:
+            found += each.numel() - int(torch.count_nonzero(each.detach()))
+    return found
 
 
 def _has_gradients(result: object) -> bool:

@@ -154,6 +154,8 @@ PRODUCTS: dict[str, Formula] = {
     "aten._cudnn_rnn": _recurrent_layers,
     "aten.miopen_rnn": _recurrent_layers,
     "aten._trilinear": _bilinear,
+    # Each weight that is held meets each row once.
+    "workbench.csr_linear": lambda args, out: 2 * args[0].shape[0] * args[1].numel(),
     "quantized.linear": _int8_linear,
     "quantized.linear_relu": _int8_linear,
     "quantized.linear_dynamic": _int8_linear,

@@ -20,6 +20,7 @@ class Fingerprint:
     `stored_bytes` is what an export writes of the weights where they are compressed; 0 for as held.
     `weights` has for each parameter how many numbers it holds and their 2-norm.
     `channels_last_calls` counts convolutions whose outputs lay with the channels last.
+    `zeros` counts the zero entries of parameters that are here.
     """
 
     parameters: int
@@ -36,6 +37,7 @@ class Fingerprint:
     stored_bytes: int = 0
     weights: dict[str, tuple[int, float]] = field(default_factory=dict)
     channels_last_calls: int = 0
+    zeros: int = 0
 
 
 @dataclass(frozen=True)

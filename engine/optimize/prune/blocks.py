@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from engine.optimize.graph.capture import capture_operators
+from engine.optimize.prune.sharing import shared_parameters
 from engine.optimize.prune.units import Block, Layer
 from engine.program import Inputs
 
@@ -44,10 +45,7 @@ class _Finder:
         self._products = {node: each for node in graph.nodes if (each := self._layer(node))}
         calls = Counter(each.name for each in self._products.values())
         self._twice = {name for name, count in calls.items() if count > 1}
-        owners: Counter[int] = Counter()
-        for owner in module.modules():
-            owners.update(id(parameter) for parameter in owner.parameters(recurse=False))
-        self._tied = {key for key, count in owners.items() if count > 1}
+        self._tied = shared_parameters(module)
 
     def blocks(self) -> Iterator[Block]:
         """Every block, in the order of the consumers."""

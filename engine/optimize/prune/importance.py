@@ -10,6 +10,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from engine.models.quality import Example
+from engine.optimize.prune.running import Look, look_at_inputs
 from engine.optimize.prune.units import Block, Layer
 from engine.program import Inputs, Program
 
@@ -39,28 +40,25 @@ class Choice:
 
 
 def second_moments(
-    program: Program, blocks: list[Block], calls: list[Inputs]
+    program: Program, layers: list[Layer], calls: list[Inputs]
 ) -> dict[str, tuple[Tensor, int]]:
-    """For each consumer: sum of x x^T over its input rows, with a one appended, and their count."""
+    """For each layer: sum of x x^T over its input rows, with a one appended, and their count.
+
+    Layers that are never called are left out.
+    """
     sums: dict[str, tuple[Tensor, int]] = {}
-    handles = []
-    for block in blocks:
 
-        def add(module: nn.Module, inputs: Any, block: Block = block) -> None:
-            rows = _rows(block.consumer, inputs[0].detach())
+    def adding(layer: Layer) -> Look:
+        def add(given: tuple[Any, ...]) -> None:
+            rows = input_rows(layer, given[0].detach())
             rows = torch.cat((rows, rows.new_ones(len(rows), 1)), dim=1)
-            total, count = sums.get(block.consumer.name, (0.0, 0))
-            sums[block.consumer.name] = (total + rows.t() @ rows, count + len(rows))
+            total, count = sums.get(layer.name, (0.0, 0))
+            sums[layer.name] = (total + rows.t() @ rows, count + len(rows))
 
-        handles.append(block.consumer.module.register_forward_pre_hook(add))
-    gradients, program.context.gradients = program.context.gradients, False
-    try:
-        for inputs in calls[:_MOST_CALLS]:
-            program.forward(inputs)
-    finally:
-        program.context.gradients = gradients
-        for handle in handles:
-            handle.remove()
+        return add
+
+    looks = {layer.module: adding(layer) for layer in layers}
+    look_at_inputs(program, looks, calls[:_MOST_CALLS])
     return sums
 
 
@@ -115,7 +113,11 @@ def choose(block: Block, moments: Tensor, keep: int, *, refit: bool) -> Choice:
     )
 
 
-def _rows(layer: Layer, inputs: Tensor) -> Tensor:
+def input_rows(layer: Layer, inputs: Tensor) -> Tensor:
+    """The rows that a layer multiplies by its flat weight [rows, features], at most 4096 of them.
+
+    For a convolution its patches.
+    """
     if not layer.is_convolution:
         rows = inputs.reshape(-1, inputs.shape[-1])
     else:

@@ -73,7 +73,7 @@ def prune_(program: Program, context: BuildContext) -> list[str]:
     for start in range(0, len(blocks), size):
         batch = blocks[start : start + size]
         context.progress(0.1 + 0.9 * start / len(blocks), f"choosing in {batch[0].consumer.name}")
-        moments = second_moments(program, batch, calls)
+        moments = second_moments(program, [each.consumer for each in batch], calls)
         made = [
             Cut(program.module, each, _chosen(each, moments[each.consumer.name][0], config))
             for each in batch
@@ -185,10 +185,11 @@ def _redundancy(
 ) -> tuple[dict[str, float], int]:
     if not blocks:
         return {}, 0
+    consumers = [each.consumer for each in blocks]
     try:
-        moments = second_moments(program, blocks, [_random_inputs(program.module, inputs)])
+        moments = second_moments(program, consumers, [random_inputs(program.module, inputs)])
     except (RuntimeError, IndexError, ValueError):  # a model that takes other lengths or tokens
-        moments = second_moments(program, blocks, [inputs])
+        moments = second_moments(program, consumers, [inputs])
     shares, fewest = {}, 0
     for block in blocks:
         total, rows = moments.get(block.consumer.name, (None, 0))
@@ -204,7 +205,7 @@ def _redundancy(
     return shares, fewest
 
 
-def _random_inputs(module: nn.Module, inputs: Inputs) -> Inputs:
+def random_inputs(module: nn.Module, inputs: Inputs) -> Inputs:
     """More rows than the workload's own: random tokens, or images of the same kind."""
     values = list(inputs.values() if isinstance(inputs, dict) else inputs)
     ids = [each for each in values if isinstance(each, Tensor) and each.ndim == 2]

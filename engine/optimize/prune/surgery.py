@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from engine.optimize.prune.importance import Choice
+from engine.optimize.prune.running import outputs_of
 from engine.optimize.prune.units import Block, Layer
-from engine.program import Inputs, Program, output_tensors
+from engine.program import Inputs, Program
 
 _TOLERANCE = 1e-3
 _HEAD_COUNTS = ("num_heads", "num_attention_heads", "n_heads", "n_head", "nhead")
@@ -132,7 +133,7 @@ def cut_all_(program: Program, cuts: list[Cut], inputs: Inputs) -> list[str]:
     """
     for cut in cuts:
         cut.mask_()
-    expected = _outputs(program, inputs)
+    expected = outputs_of(program, inputs)
     for cut in cuts:
         cut.undo_()
     if _agrees(program, cuts, inputs, expected):
@@ -144,7 +145,7 @@ def cut_all_(program: Program, cuts: list[Cut], inputs: Inputs) -> list[str]:
 
 def _cut_alone_(program: Program, cut: Cut, inputs: Inputs) -> bool:
     cut.mask_()
-    expected = _outputs(program, inputs)
+    expected = outputs_of(program, inputs)
     cut.undo_()
     for layout, patched in _ways(cut.block):
         cut.layout, cut.patched = layout, patched
@@ -166,7 +167,7 @@ def _agrees(program: Program, cuts: list[Cut], inputs: Inputs, expected: list[Te
     try:
         for cut in cuts:
             cut.cut_()
-        given = _outputs(program, inputs)
+        given = outputs_of(program, inputs)
     except (RuntimeError, ValueError, IndexError, TypeError, AttributeError, AssertionError):
         return False
     if [each.shape for each in given] != [each.shape for each in expected]:
@@ -181,14 +182,6 @@ def _error(given: Tensor, expected: Tensor) -> float:
         return float("inf")
     difference = (given - expected)[both].double().norm()
     return float(difference / expected[both].double().norm().clamp_min(1e-12))
-
-
-def _outputs(program: Program, inputs: Inputs) -> list[Tensor]:
-    gradients, program.context.gradients = program.context.gradients, False
-    try:
-        return output_tensors(program.forward(inputs))
-    finally:
-        program.context.gradients = gradients
 
 
 def _masked(layer: Layer, columns: Tensor) -> Tensor:

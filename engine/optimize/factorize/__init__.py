@@ -1,0 +1,1 @@
+"""Linear layers as two thinner ones."""

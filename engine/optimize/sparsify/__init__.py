@@ -1,0 +1,1 @@
+"""Weights set to zero, and layers that hold only the others."""
