@@ -15,7 +15,11 @@ RealnessWord = Literal["REAL", "PARTIAL", "SIMULATED", "NO-OP"]
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What a program really holds and really runs, recorded by running it once."""
+    """What a program really holds and really runs, recorded by running it once.
+
+    `operators` are those that the profiler saw, inside of compiled graphs too. Where FLOPs could
+    not be counted, or only in part, `flops_not_counted` says why; empty where all are.
+    """
 
     parameters: int
     bytes_held: int
@@ -28,6 +32,7 @@ class Fingerprint:
     threads: int | None
     devices: tuple[str, ...]
     runtime: str
+    flops_not_counted: str = ""
 
 
 @dataclass(frozen=True)

@@ -39,28 +39,34 @@ def traced(module: nn.Module, inputs: Inputs) -> fx.Graph | None:
         return None
 
 
-def fold_norms_(module: nn.Module, graph: fx.Graph) -> list[str]:
-    """Puts batch norms into the convolution before them; gives the names of the norms.
+def foldable_norms(module: nn.Module, graph: fx.Graph) -> list[tuple[str, nn.Module, nn.Module]]:
+    """Batch norms that can go into the convolution before them: name, norm and convolution.
 
     Only where the norm is in evaluation, each of both is called once and nothing else reads what
     is between them.
     """
     called = _called(module, graph)
-    folded = []
+    found = []
     for node in graph.nodes:
         norm = _module(module, node)
-        if not isinstance(norm, nn.BatchNorm2d) or norm.running_mean is None:
+        if not isinstance(norm, nn.BatchNorm2d) or norm.training or norm.running_mean is None:
             continue
         before = node.args[0] if node.args else None
         layer = _module(module, before) if isinstance(before, fx.Node) else None
-        if type(layer) is not nn.Conv2d or norm.training or len(before.users) > 1:
+        if layer is None or type(layer) is not nn.Conv2d or len(before.users) > 1:
             continue
-        if called[id(norm)] > 1 or called[id(layer)] > 1 or _is_tied(module, layer):
-            continue
+        if called[id(norm)] == called[id(layer)] == 1 and not _is_tied(module, layer):
+            found.append((str(node.target), norm, layer))
+    return found
+
+
+def fold_norms_(module: nn.Module, graph: fx.Graph) -> list[str]:
+    """Puts batch norms into the convolution before them; gives the names of the norms."""
+    found = foldable_norms(module, graph)
+    for _, norm, layer in found:
         _fold_(layer, norm)
         _replace_all_(module, norm)
-        folded.append(str(node.target))
-    return folded
+    return [name for name, _, _ in found]
 
 
 def chain_(module: nn.Module, graph: fx.Graph) -> list[str]:

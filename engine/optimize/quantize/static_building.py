@@ -8,13 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from engine.errors import StepRefused
-from engine.optimize.quantize.chaining import chain_, fold_norms_, traced, unchain_
+from engine.optimize.quantize.chaining import chain_, fold_norms_, foldable_norms, traced, unchain_
 from engine.optimize.quantize.int8_linear import uses_conv1d_layout
 from engine.optimize.quantize.observing import Observed, observe
 from engine.optimize.quantize.static_int8 import error_of, quantized_static, static_layers
 from engine.optimize.quantize.static_int8_layer import StaticInt8Conv2d, StaticInt8Layer
 from engine.optimize.technique import BuildContext
-from engine.program import Program, logits_of
+from engine.optimize.techniques.static_int8 import chosen_layers
+from engine.program import Inputs, Program, logits_of
 
 # Fewer values than this say too little of a range.
 _LEAST_VALUES = 256
@@ -23,8 +24,12 @@ _ERROR_CALLS = 2
 _SLACK = 1.1, 0.002
 
 
-def describe_static(module: nn.Module) -> dict[str, Any]:
-    """What `check` and `estimate` need to know of the layers; plain JSON."""
+def describe_static(module: nn.Module, inputs: Inputs | None = None) -> dict[str, Any]:
+    """What `check` and `estimate` need to know of the layers; plain JSON.
+
+    With inputs it also tells which batch norms can go into their convolution.
+    """
+    graph = traced(module, inputs) if inputs is not None else None
     held: dict[int, int] = {}
     for each in module.modules():
         for parameter in each.parameters(recurse=False):
@@ -43,6 +48,7 @@ def describe_static(module: nn.Module) -> dict[str, Any]:
     devices = {each.device.type for each in (*module.parameters(), *module.buffers())}
     return {
         "layers": layers,
+        "norms": [] if graph is None else [name for name, _, _ in foldable_norms(module, graph)],
         "tied": tied,
         "other_convolutions": left,
         "element_bytes": max((each.element_size() for each in module.parameters()), default=4),
@@ -67,7 +73,7 @@ def make_static_(program: Program, context: BuildContext) -> list[str]:
         )
     every = dict(static_layers(module))
     shapes = describe_static(module)["layers"]
-    left = {name: each for name, each in every.items() if is_chosen(name, shapes[name], config)}
+    left = {name: every[name] for name in chosen_layers(shapes, config)}
     expected = _outputs(program, context)
     graph = traced(module, context.inputs)
     folded = fold_norms_(module, graph) if graph is not None else []
@@ -89,18 +95,6 @@ def make_static_(program: Program, context: BuildContext) -> list[str]:
             " copy."
         )
     return notes
-
-
-def is_chosen(name: str, shape: list[int], config: Any) -> bool:
-    """Whether a layer [out, in, ...] is wide enough and not excluded."""
-    patterns = [part.strip() for part in config.exclude.split("|") if part.strip()]
-    if any(each in name for each in patterns):
-        return False
-    # A window makes a convolution's dot products longer than its channels.
-    inner = shape[1]
-    for each in shape[2:]:
-        inner *= each
-    return shape[0] >= config.min_features and inner >= min(config.min_features, 9 * shape[1])
 
 
 def describe_tied(layers: dict[str, nn.Module], module: nn.Module) -> set[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,8 @@ from engine.optimize.quantize.static_int8_layer import (
     StaticInt8Layer,
     StaticInt8Linear,
 )
+
+from engine.optimize.technique import Product
 
 _TINY = torch.finfo(torch.float32).tiny
 
@@ -124,3 +126,28 @@ def _migration(tops: Tensor, weight: Tensor, alpha: float) -> Tensor:
     heaviest = weight.abs().amax(dim=0).clamp_min(1e-5)
     factors = tops.clamp_min(1e-5) ** alpha / heaviest ** (1 - alpha)
     return factors.clamp(1e-4, 1e4)
+
+
+def probed(product: Product) -> Callable[[], Tensor]:
+    """The int8 layer on made-up data of these sizes; each call is one product."""
+    generator = torch.Generator().manual_seed(0)
+    dtype: torch.dtype = getattr(torch, product.dtype)
+    if product.kind == "conv2d":
+        layer: nn.Module = nn.Conv2d(
+            product.inputs, product.outputs, product.window, product.stride, product.padding
+        )
+        shape: tuple[int, ...] = (product.rows, product.inputs, *product.spatial)
+    else:
+        layer, shape = nn.Linear(product.inputs, product.outputs), (product.rows, product.inputs)
+    x = torch.randn(shape, generator=generator)
+    observed = Observed()
+    observed.add(x, 1 if product.kind == "conv2d" else -1)
+    made = quantized_static(layer, observed, observer="minmax", smooth=0.0)
+    given = x.to(dtype)
+
+    def run() -> Tensor:
+        with torch.inference_mode():
+            result: Tensor = made(given)
+        return result
+
+    return run
