@@ -239,13 +239,18 @@ def _called(
 
 
 def _takes_packed(args: tuple[Any, ...]) -> bool:
-    return any(isinstance(each, torch.ScriptObject) for each in args)
+    return any(isinstance(each, torch.ScriptObject) or _is_opaque(each) for each in args)
+
+
+def _is_opaque(value: Any) -> bool:
+    """Whether it is a tensor in a layout of oneDNN's own, which has no storage to look at."""
+    return isinstance(value, Tensor) and value.layout is torch._mkldnn  # type: ignore[attr-defined]
 
 
 def _tensors(value: Any) -> list[Tensor]:
     # Operators take and give tensors and flat sequences of them: a full tree walk costs more.
     if isinstance(value, Tensor):
-        return [value]
+        return [] if _is_opaque(value) else [value]
     if isinstance(value, list | tuple):
         return [found for each in value for found in _tensors(each)]
     return []

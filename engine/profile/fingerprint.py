@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from engine.optimize.graph.memory_format import convolutions, is_channels_last
-from engine.profile.counting import count
+from engine.profile.counting import Counts, count
 from engine.profile.execution import run_workload
+from engine.profile.seen_products import SeenProducts, seen_products
 from engine.program import Inputs, Program, held_bytes, output_tensors
 from engine.records import Fingerprint, Workload, replace
 
 _TOKENS = 4
+# What a compiler calls its own kernels in a trace.
+_COMPILED = ("triton", "graph", "cpp_", "CompiledFxGraph")
 
 
 def fingerprint(program: Program, workload: Workload, inputs: Inputs) -> Fingerprint:
     """Runs the program once, shortly (at most 4 new tokens), and records what it was.
 
-    FLOPs are counted for the same short run, so that two fingerprints compare.
+    FLOPs are counted for the same short run, so that two fingerprints compare. Inside compiled code
+    they are those of the products that it calls by name; `flops_not_counted` tells what is missing.
     """
     short = workload
     if workload.kind == "generate":
@@ -30,35 +34,62 @@ def fingerprint(program: Program, workload: Workload, inputs: Inputs) -> Fingerp
     activities = [torch.profiler.ProfilerActivity.CPU]
     if program.context.device.startswith("cuda"):
         activities.append(torch.profiler.ProfilerActivity.CUDA)
+    is_eager = program.runtime == "eager"
     with (
-        torch.profiler.profile(activities=activities) as profiler,
+        torch.profiler.profile(activities=activities, record_shapes=not is_eager) as profiler,
         _channels_last_calls(program) as calls,
     ):
         result = run_workload(program, short, inputs)
-    operators: dict[str, int] = defaultdict(int)
-    for each in profiler.events() or []:
-        if "::" in each.name or each.name.startswith(("triton", "graph", "cpp_")):
-            operators[each.name] += 1
-    counts = count(program, short, inputs) if program.runtime == "eager" else None
+    events = profiler.events() or []
+    if is_eager:
+        flops, low, why = _counted(count(program, short, inputs))
+    else:
+        flops, low, why = _seen(seen_products(events), program.runtime)
     held = held_bytes(program.module)
-    flops = counts.totals.flops if counts else 0
     return Fingerprint(
         parameters=sum(each.numel() for each in program.module.parameters()),
         bytes_held=sum(held.values()),
         dtype_bytes=held,
-        operators=dict(operators),
+        operators=_operators(events),
         flops=flops,
-        low_precision_flops_share=(counts.low_precision_flops / flops) if counts and flops else 0.0,
+        low_precision_flops_share=low / flops if flops else 0.0,
         gradients=_has_gradients(result),
         keeps_cache=bool(program.decoder and program.decoder.keeps_cache),
         threads=program.context.threads,
         devices=_devices(program),
         runtime=program.runtime,
+        flops_not_counted=why,
         zeros=_zeros(program.module),
         channels_last_calls=len(calls),
         stored_bytes=program.stored.stored_bytes if program.stored else 0,
         weights=_weights(program.module),
     )
+
+
+def _operators(events: Iterable[Any]) -> dict[str, int]:
+    operators: dict[str, int] = defaultdict(int)
+    for each in events:
+        name = each.name.removeprefix("## Call ")
+        if "::" in name or name.startswith(_COMPILED):
+            # The graph's hash differs from one compilation to the next.
+            operators[name.split()[0]] += 1
+    return dict(operators)
+
+
+def _counted(counts: Counts) -> tuple[int, int, str]:
+    names = [each.operator for each in counts.not_counted]
+    listed = f"{', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
+    why = f"no FLOP formula for {listed}" if names else ""
+    return counts.totals.flops, counts.low_precision_flops, why
+
+
+def _seen(seen: SeenProducts, runtime: str) -> tuple[int, int, str]:
+    if not seen.flops:
+        return 0, 0, f"products inside {runtime} do not show in a trace"
+    hidden = "".join(f", {name} has no formula" for name in sorted(seen.without_formula))
+    return seen.flops, seen.low_precision_flops, (
+        f"only products that {runtime} calls by name are counted{hidden}"
+    )  # fmt: skip
 
 
 def _weights(module: torch.nn.Module) -> dict[str, tuple[int, float]]:

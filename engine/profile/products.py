@@ -75,6 +75,12 @@ def _convolution_pointwise(args: tuple[Any, ...], out: Any) -> int:
     return int(2 * out.numel() * weight.numel() // weight.shape[0])
 
 
+def _packed_convolution(args: tuple[Any, ...], out: Any) -> int:
+    # Levels, their scale and zero point, then the packed weight.
+    weight = args[3]
+    return int(2 * out.numel() * weight.numel() // out.shape[1])
+
+
 def _grouped_mm(args: tuple[Any, ...], out: Any) -> int:
     """Rows [rows, inner] sorted by group, each by its group's matrix [groups, inner, columns].
 
@@ -162,6 +168,8 @@ PRODUCTS: dict[str, Formula] = {
     "quantized.linear_relu_dynamic": _int8_linear,
     "quantized.linear_dynamic_fp16": _int8_linear,
     "onednn.qlinear_pointwise": _int8_linear,
+    "onednn.qconv2d_pointwise": _packed_convolution,
+    "onednn.qconv_pointwise": _packed_convolution,
     "mkldnn._linear_pointwise": _int8_linear,
     "aten.mkldnn_linear": _int8_linear,
     "torchao.da8w4_linear_cpu": _int8_linear,

@@ -21,6 +21,8 @@ class Fingerprint:
     `weights` has for each parameter how many numbers it holds and their 2-norm.
     `channels_last_calls` counts convolutions whose outputs lay with the channels last.
     `zeros` counts the zero entries of parameters that are here.
+    `operators` are those that the profiler saw, inside of compiled graphs too. Where FLOPs could
+    not be counted, or only in part, `flops_not_counted` says why; empty where all are.
     """
 
     parameters: int
@@ -38,6 +40,7 @@ class Fingerprint:
     weights: dict[str, tuple[int, float]] = field(default_factory=dict)
     channels_last_calls: int = 0
     zeros: int = 0
+    flops_not_counted: str = ""
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 from engine.optimize.quantize.int8_layer import Int8Linear
+from engine.optimize.technique import Product
 
-__all__ = ["Int8Linear", "is_linear", "quantized", "to_float_", "uses_conv1d_layout"]
+__all__ = ["Int8Linear", "is_linear", "probed", "quantized", "to_float_", "uses_conv1d_layout"]
 
 
 def uses_conv1d_layout(module: nn.Module) -> bool:
@@ -73,3 +76,19 @@ def layer_errors(module: nn.Module, rows: Tensor) -> tuple[float, float]:
             layer.is_refined = is_refined
             errors.append(float((layer(rows).float() - expected).norm()) / norm)
         return errors[0], errors[1]
+
+
+def probed(product: Product) -> Callable[[], Tensor]:
+    """The int8 layer on made-up data of these sizes; each call is one product."""
+    device = torch.device(product.device)
+    dtype: torch.dtype = getattr(torch, product.dtype)
+    layer = quantized(nn.Linear(product.inputs, product.outputs, device=device))
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(product.rows, product.inputs, generator=generator).to(device, dtype)
+
+    def run() -> Tensor:
+        with torch.inference_mode():
+            result: Tensor = layer(x)
+        return result
+
+    return run

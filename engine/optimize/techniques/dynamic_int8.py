@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -10,6 +11,7 @@ from engine.optimize.technique import (
     BuildContext,
     CostTable,
     OperatorCost,
+    Product,
     Stage,
     Target,
     Technique,
@@ -156,6 +158,15 @@ class DynamicInt8(Technique):
             ),
         )
 
+    def probe(self, product: Product, config: Any) -> Callable[[], Any] | None:
+        """The int8 layer with the quantization of its input."""
+        is_wide = min(product.inputs, product.outputs) >= config.min_features
+        if product.kind != "linear" or product.device == "mps" or not is_wide:
+            return None
+        from engine.optimize.quantize.int8_linear import probed
+
+        return probed(product)
+
     def suggest(self, target: Target) -> Suggestion | None:
         """Where large Linear layers hold much of the time, or weights are most of what moves."""
         layers = _chosen(target.facts.get("layers", {}), target.config)
@@ -204,23 +215,10 @@ class DynamicInt8(Technique):
         return program
 
     def verify(self, before: Fingerprint, after: Fingerprint) -> Realness:
-        """Int8 bytes are held, and int8 kernels ran."""
-        held = after.dtype_bytes.get("int8", 0)
-        if held <= before.dtype_bytes.get("int8", 0):
-            return Realness("NO-OP", "no weights are held in int8", 0.0)
-        kernels = sum(
-            count for name, count in after.operators.items()
-            if "linear_dynamic" in name or "_int_mm" in name
-        )  # fmt: skip
-        if not kernels:
-            return Realness("SIMULATED", "weights are held in int8, but no int8 kernel ran", 0.0)
-        share = held / max(1, held + sum(
-            size for name, size in after.dtype_bytes.items() if name != "int8"
-        ) // 4)  # fmt: skip
-        detail = f"{held / 1e6:.1f} MB held in int8, {kernels} int8 products in a short run"
-        if after.bytes_held > before.bytes_held:
-            return Realness("PARTIAL", f"{detail}; more bytes are held than before", share)
-        return Realness("REAL", detail, share)
+        """Int8 bytes are held, int8 kernels ran, and how much of the FLOPs they are."""
+        from engine.optimize.quantize.realness import INT8, low_precision_realness
+
+        return low_precision_realness(before, after, INT8)
 
 
 def _has_vnni(machine: Machine) -> bool:
