@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from typing import Any
 
 import torch
 
@@ -32,6 +33,10 @@ def fingerprint(program: Program, workload: Workload, inputs: Inputs) -> Fingerp
         if "::" in each.name or each.name.startswith(("triton", "graph", "cpp_")):
             operators[each.name] += 1
     counts = count(program, short, inputs) if program.runtime == "eager" else None
+    # An engine of its own (ONNX Runtime, OpenVINO) tells what torch's profiler does not see.
+    native = getattr(program.module, "native_run", None)
+    if native is not None:
+        operators = defaultdict(int, native.operators)
     held = held_bytes(program.module)
     flops = counts.totals.flops if counts else 0
     return Fingerprint(
@@ -40,13 +45,23 @@ def fingerprint(program: Program, workload: Workload, inputs: Inputs) -> Fingerp
         dtype_bytes=held,
         operators=dict(operators),
         flops=flops,
-        low_precision_flops_share=(counts.low_precision_flops / flops) if counts and flops else 0.0,
+        low_precision_flops_share=_low_precision_share(counts, native),
         gradients=_has_gradients(result),
         keeps_cache=bool(program.decoder and program.decoder.keeps_cache),
         threads=program.context.threads,
         devices=_devices(program),
         runtime=program.runtime,
     )
+
+
+def _low_precision_share(counts: Any, native: Any) -> float:
+    if native is not None:
+        return float(native.low_precision_share)
+    return counts.low_precision_flops / counts.totals.flops if _has_flops(counts) else 0.0
+
+
+def _has_flops(counts: Any) -> bool:
+    return counts is not None and counts.totals.flops > 0
 
 
 def _has_gradients(result: object) -> bool:
