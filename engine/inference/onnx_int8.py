@@ -21,6 +21,11 @@ class OnnxInt8Linear(nn.Module):
     Called outside of an export its outputs have the right shape and no meaning.
     """
 
+    levels: Tensor
+    scale: Tensor
+    zero: Tensor
+    bias: Tensor | None
+
     def __init__(self, layer: Int8Linear) -> None:
         super().__init__()
         weight, scale = layer.plain_weights()

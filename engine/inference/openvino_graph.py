@@ -85,7 +85,8 @@ class OpenVinoGraph:
                 size, precision = _weights(node)
                 name += f" {precision} weights" if precision else ""
                 whole += size
-                low += size * (str(told["runtimePrecision"].value) in _EIGHT_BITS)
+                # A product of small weights is called by their format, whatever it computes in.
+                low += size * (node.input(0).get_element_type().to_string() in _EIGHT_BITS)
             operators[name] = operators.get(name, 0) + 1
         return NativeRun(operators, low / whole if whole else 0.0)
 

@@ -48,12 +48,17 @@ def saved(model: Any, path: Path) -> None:
 
 
 def with_small_weights(model: Any, bits: int) -> Any:
-    """The model with its weights in 8 bits per channel, or 4 in groups of 32 with 8 at both ends."""
+    """The model with weights in 8 bits per channel, or in 4 by groups of 32 with 8 at both ends."""
     package = nncf()
     modes = package.CompressWeightsMode
     options: dict[str, Any] = {"mode": modes.INT8_SYM}
     if bits == 4:
-        options = {"mode": modes.INT4_SYM, "group_size": 32, "ratio": 1.0}
+        options = {
+            "mode": modes.INT4_SYM, "group_size": 32, "ratio": 1.0,
+            "advanced_parameters": package.AdvancedCompressionParameters(
+                group_size_fallback_mode=package.GroupSizeFallbackMode.ADJUST
+            ),
+        }  # fmt: skip
     with warnings_off():
         return package.compress_weights(model, **options)
 
@@ -95,7 +100,8 @@ def with_plan(model: Any, hashes: set[str]) -> tuple[Any, int]:
     Raises:
         StepRefused: none of the planned weights is found in the graph.
     """
-    planned, others = [], []
+    planned: list[str] = []
+    others: list[str] = []
     for op in model.get_ops():
         if op.get_type_name() not in _WEIGHTED:
             continue

@@ -38,6 +38,8 @@ def prepared(
 
     Args:
         program: on the CPU.
+        context: of the build.
+        runtime: the engine's name.
         take_over: is shown the captured modules, may change them, and gives what writes a role's
             graph into a folder, what loads it, and the largest relative error against the program
             as it was.
@@ -85,7 +87,7 @@ def prepared(
 def samples_of(
     role: str, calls: FlatCalls, context: BuildContext, names: Sequence[str]
 ) -> list[tuple[Tensor, ...]]:
-    """Calibration inputs of a role's graph; the workload's own where there is no calibration data."""
+    """Calibration inputs of a role's graph; the workload's own where there is no such data."""
     from engine.export.graphs import step_examples
 
     found: list[tuple[Tensor, ...]] = []

@@ -151,7 +151,7 @@ def runtime_facts(program: Program, workload: Workload) -> dict[str, Any]:
 
 
 def refusals(target: Target, engine: str, realized: tuple[str, ...]) -> tuple[str, ...]:
-    """Why an engine on the CPU cannot take this over: training, devices, plans that it cannot do."""
+    """Why an engine on the CPU cannot take it over: training, devices, plans beyond its kernels."""
     from engine.optimize.technique import technique
 
     facts = target.facts
