@@ -135,7 +135,7 @@ def _is_large_model(model: Any) -> bool:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """The exporters' logs, which repeat what is known, are left out."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxruntime", "root", "")]
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "")]
     levels = [each.level for each in loggers]
     for each in loggers:
         each.setLevel(logging.ERROR)

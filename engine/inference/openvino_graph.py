@@ -109,7 +109,7 @@ def constants_by_format(model: Any) -> dict[str, int]:
 
 
 def _weights(node: Any) -> tuple[int, str]:
-    """How many weights a product reads, and their number format; 0 where both sides are computed."""
+    """How many weights a product reads, and their format; 0 where both sides are computed."""
     if node.get_input_size() < 2:
         return 0, ""
     source = node.input_value(1)

@@ -138,4 +138,5 @@ def encoder() -> Model:
 
 def error(found: Tensor, wanted: Tensor) -> float:
     """2-norm of the difference over that of what was wanted."""
-    return float((found.float() - wanted.float()).norm() / wanted.float().norm())
+    found, wanted = found.detach().float(), wanted.detach().float()
+    return float((found - wanted).norm() / wanted.norm())
