@@ -76,6 +76,7 @@ FORMATS: dict[str, str] = {
     "torch_export": "torch.export program(s), .pt2; runs wherever the same torch is.",
     "aot_inductor": "A compiled package for this kind of machine, .pt2.",
     "onnx": "ONNX graph(s), run by ONNX Runtime.",
+    "openvino": "OpenVINO IR (.xml and .bin), run by OpenVINO.",
 }
 
 

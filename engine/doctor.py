@@ -48,7 +48,9 @@ class Examination:
 _OPTIONAL = (
     ("onnx", "export to ONNX", "onnx"),
     ("onnxscript", "export to ONNX", "onnx"),
-    ("onnxruntime", "proof and int8 of ONNX exports", "onnx"),
+    ("onnxruntime", "the runtime onnxruntime; proof and int8 of ONNX exports", "onnx"),
+    ("openvino", "the runtime openvino and its export", "openvino"),
+    ("nncf", "int8 in OpenVINO", "openvino"),
 )
 
 

@@ -18,7 +18,7 @@ TORCH_FREE = (
     "engine.optimize.technique", "engine.params", "engine.profile.machine", "engine.records",
     "engine.store", "engine.worker", "engine.jobs.supervising", "engine.jobs.spare",
 )  # fmt: skip
-HEAVY = {"torch", "transformers", "onnx", "onnxruntime", "tensorflow"}
+HEAVY = {"torch", "transformers", "onnx", "onnxruntime", "openvino", "nncf", "tensorflow"}
 # What the screens may import of the engine.
 FOR_SCREENS = {
     "api", "client", "commands", "doctor", "errors", "jobs", "measure.pareto", "models.catalog",

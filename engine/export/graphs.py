@@ -23,6 +23,9 @@ def exported_programs(calls: FlatCalls) -> dict[str, ExportedProgram]:
     """
     examples = tuple(_widened(each) for each in calls.examples)
     programs = {"forward": _exported(calls.forward, examples)}
+    if _fixes_widened(programs["forward"], calls.examples):
+        examples = calls.examples
+        programs = {"forward": _exported(calls.forward, examples)}
     if calls.step is not None:
         programs["step"] = _exported(calls.step, step_examples(calls, examples))
     return programs
@@ -89,6 +92,17 @@ def _widened(tensor: Tensor) -> Tensor:
     if tensor.ndim and tensor.shape[0] == 1:
         return torch.cat((tensor, tensor))
     return tensor
+
+
+def _fixes_widened(program: ExportedProgram, examples: tuple[Tensor, ...]) -> bool:
+    """Whether the model's code made a constant of a batch that was widened."""
+    names = set(program.graph_signature.user_inputs)
+    held = [node.meta["val"] for node in program.graph.nodes if node.name in names]
+    return any(
+        isinstance(value, Tensor) and each.ndim and each.shape[0] == 1
+        and isinstance(value.shape[0], int)
+        for value, each in zip(held, examples, strict=False)
+    )  # fmt: skip
 
 
 def _first_line(error: Exception) -> str:

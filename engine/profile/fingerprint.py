@@ -45,14 +45,19 @@ def fingerprint(program: Program, workload: Workload, inputs: Inputs) -> Fingerp
         flops, low, why = _counted(count(program, short, inputs))
     else:
         flops, low, why = _seen(seen_products(events), program.runtime)
+    operators, share = _operators(events), low / flops if flops else 0.0
+    # An engine of its own (ONNX Runtime, OpenVINO) tells what torch's profiler does not see.
+    native = getattr(program.module, "native_run", None)
+    if native is not None:
+        operators, share = dict(native.operators), float(native.low_precision_share)
     held = held_bytes(program.module)
     return Fingerprint(
         parameters=sum(each.numel() for each in program.module.parameters()),
         bytes_held=sum(held.values()),
         dtype_bytes=held,
-        operators=_operators(events),
+        operators=operators,
         flops=flops,
-        low_precision_flops_share=low / flops if flops else 0.0,
+        low_precision_flops_share=share,
         gradients=_has_gradients(result),
         keeps_cache=bool(program.decoder and program.decoder.keeps_cache),
         threads=program.context.threads,

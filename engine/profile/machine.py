@@ -25,7 +25,7 @@ _FEATURES = (
 _SYNONYMS = {"asimd": "neon", "feat_bf16": "bf16", "feat_i8mm": "i8mm", "avx2_0": "avx2"}
 _LIBRARIES = (
     "torch", "transformers", "numpy", "pandas", "safetensors", "tokenizers", "accelerate", "onnx",
-    "onnxscript", "onnxruntime", "torch-tb-profiler", "model-workbench",
+    "onnxscript", "onnxruntime", "openvino", "nncf", "torch-tb-profiler", "model-workbench",
 )  # fmt: skip
 _UNLIMITED = 1 << 60  # what control groups of version 1 say where there is no limit
 

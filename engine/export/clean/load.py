@@ -107,8 +107,9 @@ def load(folder: str | Path | None = None, *, device: str = "cpu", mapped: bool 
     place = Path(folder) if folder else Path(__file__).resolve().parent
     manifest = json.loads((place / "model.json").read_text(encoding="utf-8"))
     manifest["mapped"] = mapped
-    if manifest["format"] == "onnx":
-        return _onnx_model(place, manifest)
+    engines = {"onnx": _onnx_model, "openvino": _openvino_model}
+    if manifest["format"] in engines:
+        return engines[manifest["format"]](place, manifest)
     return _torch_model(place, manifest, device)
 
 
@@ -131,6 +132,43 @@ def _onnx_model(folder: Path, manifest: dict[str, Any]) -> Model:
 
     calls = {role: call_of(name) for role, name in manifest["files"].items()}
     return Model(manifest, calls, ort.OrtValue.ortvalue_from_numpy, lambda value: value.numpy())
+
+
+def _openvino_model(folder: Path, manifest: dict[str, Any]) -> Model:
+    import sys
+
+    # OpenVINO reports to a server from its import on, unless this package is absent.
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+    import openvino as ov
+
+    core = ov.Core()
+
+    def call_of(name: str) -> Call:
+        compiled = core.compile_model(core.read_model(folder / name), "CPU", manifest["settings"])
+        request = compiled.create_infer_request()
+
+        def call(values: list[Any]) -> list[Any]:
+            for index, value in enumerate(values):
+                request.set_input_tensor(index, value)
+            request.infer()
+            outputs = []
+            for index in range(len(compiled.outputs)):
+                found = request.get_output_tensor(index)
+                outputs.append(ov.Tensor(found.element_type, found.shape))
+                found.copy_to(outputs[-1])
+            return outputs
+
+        return call
+
+    calls = {role: call_of(name) for role, name in manifest["files"].items()}
+
+    def to_numpy(value: Any) -> np.ndarray:
+        if value.element_type == ov.Type.bf16:
+            bits = value.data.view(np.uint16).astype(np.uint32) << 16
+            return bits.view(np.float32)
+        return np.array(value.data)
+
+    return Model(manifest, calls, lambda array: ov.Tensor(np.ascontiguousarray(array)), to_numpy)
 
 
 def _torch_model(folder: Path, manifest: dict[str, Any], device: str) -> Model:

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import importlib.util
-import logging
-import warnings
-from pathlib import Path
-
 import torch
 from torch import nn
 
 from engine.export.format import ExportJob, Format, runtime_reasons
-from engine.export.formats.torch_export import graph_notes
+from engine.export.formats.torch_export import generates, graph_notes
 from engine.export.graphs import exported_programs
+from engine.inference.native_module import NativeModule
+from engine.inference.onnx_files import (
+    absent_packages,
+    graph_names,
+    quantize_dynamically,
+    write_onnx,
+)
 from engine.models.opened import OpenedModel
 from engine.optimize.build import Variant
 
 ROLES = {"forward": "model.onnx", "step": "step.onnx"}
-_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 
 class Onnx(Format):
@@ -29,27 +30,39 @@ class Onnx(Format):
 
     def check(self, opened: OpenedModel, variant: Variant) -> tuple[str, ...]:
         """Refuses what ONNX Runtime has no kernels for on the CPU, and absent packages."""
-        absent = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
+        absent = absent_packages()
         if absent:
-            return (f"needs {', '.join(absent)}: pip install 'model-workbench[onnx]'.",)
+            return absent
         dtypes = {each.dtype for each in variant.program.module.parameters()}
         if torch.bfloat16 in dtypes:
             return ("ONNX Runtime's CPU provider has no bfloat16 matrix kernels: drop that step.",)
-        return runtime_reasons(variant, "onnx")
+        return runtime_reasons(variant, "onnxruntime")
 
     def tolerance(self, variant: Variant) -> float:
-        """Int8 is done by ONNX Runtime's own quantizer, at other points than the variant's."""
+        """Int8 is done by ONNX Runtime's own quantizer, at other points than the variant's.
+
+        What the runtime itself ran is the same file.
+        """
+        if isinstance(variant.program.module, NativeModule):
+            return 1e-3
         return 0.1 if _is_int8(variant) else super().tolerance(variant)
 
     def write(self, job: ExportJob) -> None:
         """Writes model.onnx and, for a decoder with a cache, step.onnx."""
+        module = job.variant.program.module
+        if isinstance(module, NativeModule):
+            job.manifest |= module.written(job.folder, generates=generates(job))
+            return
         floats = _as_floats(job) if _is_int8(job.variant) else None
         programs = exported_programs(job.calls)
         for role, program in programs.items():
             path = job.folder / ROLES[role]
-            _write_graph(program, path, job, role)
+            inputs, outputs = graph_names(role, program, job.calls)
+            if job.opened.summary.vocabulary:
+                outputs[0] = "logits"
+            write_onnx(program, path, inputs=inputs, outputs=outputs)
             if floats is not None:
-                _quantize(path)
+                quantize_dynamically(path)
         job.manifest["files"] = {role: ROLES[role] for role in programs}
         job.notes += graph_notes(job)
         if floats is not None:
@@ -63,46 +76,6 @@ def _is_int8(variant: Variant) -> bool:
     return any(step.technique == "dynamic_int8" for step in variant.recipe.steps)
 
 
-def _write_graph(
-    program: torch.export.ExportedProgram, path: Path, job: ExportJob, role: str
-) -> None:
-    count = len(program.graph_signature.user_inputs)
-    outputs = len(program.graph_signature.user_outputs)
-    if role == "step":
-        names = ["token", *(f"past_{index}" for index in range(count - 1))]
-    else:
-        names = list(job.calls.names)
-    cached = job.calls.step is not None
-    results = ["logits" if index == 0 else f"present_{index - 1}" for index in range(outputs)]
-    if not cached:
-        results = ["output" if outputs == 1 else f"output_{index}" for index in range(outputs)]
-        if job.opened.summary.vocabulary:
-            results[0] = "logits"
-    quiet = logging.getLogger("torch.onnx")
-    level = quiet.level
-    quiet.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            torch.onnx.export(
-                program,
-                f=str(path),
-                input_names=names,
-                output_names=results,
-                dynamo=True,
-                external_data=_is_large(program),
-                verbose=False,
-            )
-    finally:
-        quiet.setLevel(level)
-
-
-def _is_large(program: torch.export.ExportedProgram) -> bool:
-    # A protobuf file ends at 2 GiB; beyond half of it the weights go into a file beside.
-    held: int = sum(each.nbytes for each in program.state_dict.values())
-    return held > 1 << 30
-
-
 def _as_floats(job: ExportJob) -> nn.Module:
     """Swaps the variant's int8 layers back to float ones, for ONNX Runtime to quantize itself."""
     from engine.optimize.quantize.int8_linear import to_float_
@@ -111,19 +84,3 @@ def _as_floats(job: ExportJob) -> nn.Module:
         if module is not None:
             to_float_(module)
     return job.calls.forward
-
-
-def _quantize(path: Path) -> None:
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    plain = path.with_suffix(".float.onnx")
-    path.rename(plain)
-    quantize_dynamic(
-        str(plain),
-        str(path),
-        per_channel=True,
-        weight_type=QuantType.QInt8,
-        op_types_to_quantize=["MatMul", "Gemm"],
-        extra_options={"MatMulConstBOnly": True},
-    )
-    plain.unlink()

@@ -41,6 +41,11 @@ def packed_weights(variant: Variant, owner: str) -> tuple[str, ...]:
     return ()
 
 
+def generates(job: ExportJob) -> bool:
+    """Whether the workload makes tokens."""
+    return job.opened.workload.kind == "generate"
+
+
 def graph_notes(job: ExportJob) -> list[str]:
     """What the certificate tells of every graph format."""
     notes = []

@@ -1,0 +1,135 @@
+"""OpenVINO models: converted from exported programs, made smaller by NNCF."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from engine.errors import StepRefused
+from engine.inference.openvino_package import nncf, openvino, warnings_off
+from engine.optimize.quantize.int8_linear import Int8Linear, to_float_
+
+_WEIGHTED = (
+    "MatMul", "Gather", "Convolution", "GroupConvolution", "ConvolutionBackpropData", "Einsum",
+)  # fmt: skip
+_SAMPLES = 64
+
+
+def converted(program: torch.export.ExportedProgram, names: Sequence[str]) -> Any:
+    """The OpenVINO model of an exported program, with these names for its inputs.
+
+    Raises:
+        StepRefused: an operator that OpenVINO does not know, with its reason.
+    """
+    package = openvino()
+    try:
+        with warnings_off():
+            model = package.convert_model(program)
+    except Exception as error:  # the frontend raises many kinds
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        told = next((each for each in lines if each.startswith("-- ")), lines[-1] if lines else "")
+        raise StepRefused(
+            f"OpenVINO cannot convert this model: {told[:160]}", detail=str(error)
+        ) from error
+    for port, name in zip(model.inputs, names, strict=True):
+        port.get_tensor().set_names({name})
+    return model
+
+
+def saved(model: Any, path: Path) -> None:
+    """Writes .xml and .bin, every constant as it is."""
+    openvino().save_model(model, str(path), compress_to_fp16=False)
+
+
+def with_small_weights(model: Any, bits: int) -> Any:
+    """The model with weights in 8 bits per channel, or in 4 by groups of 32 with 8 at both ends."""
+    package = nncf()
+    modes = package.CompressWeightsMode
+    options: dict[str, Any] = {"mode": modes.INT8_SYM}
+    if bits == 4:
+        options = {
+            "mode": modes.INT4_SYM, "group_size": 32, "ratio": 1.0,
+            "advanced_parameters": package.AdvancedCompressionParameters(
+                group_size_fallback_mode=package.GroupSizeFallbackMode.ADJUST
+            ),
+        }  # fmt: skip
+    with warnings_off():
+        return package.compress_weights(model, **options)
+
+
+def quantized(model: Any, samples: Sequence[Sequence[Tensor]]) -> Any:
+    """The model with int8 weights and activations, whose ranges were seen on the samples."""
+    package = nncf()
+    arrays = [[each.detach().cpu().numpy() for each in sample] for sample in samples[:_SAMPLES]]
+    has_attention = any(
+        op.get_type_name() in ("Softmax", "ScaledDotProductAttention") for op in model.get_ops()
+    )
+    with warnings_off():
+        return package.quantize(
+            model,
+            package.Dataset(arrays),
+            subset_size=len(arrays),
+            model_type=package.ModelType.TRANSFORMER if has_attention else None,
+        )
+
+
+def take_plan_(modules: Iterator[nn.Module]) -> set[str]:
+    """Swaps planned int8 layers for float ones with the same rounded weights; their hashes."""
+    hashes: set[str] = set()
+    for module in modules:
+        for each in module.modules():
+            if isinstance(each, Int8Linear):
+                weight = each.to_float().weight.detach()
+                hashes |= {_hash(weight.numpy()), _hash(weight.t().contiguous().numpy())}
+        to_float_(module)
+    return hashes
+
+
+def with_plan(model: Any, hashes: set[str]) -> tuple[Any, int]:
+    """The model with the planned layers' weights in int8, and how many products read them.
+
+    NNCF rounds per channel with the largest value at 127, as the plan did: the integers are the
+    same. Everything else stays as it is.
+
+    Raises:
+        StepRefused: none of the planned weights is found in the graph.
+    """
+    planned: list[str] = []
+    others: list[str] = []
+    for op in model.get_ops():
+        if op.get_type_name() not in _WEIGHTED:
+            continue
+        weight = _constant(op) if op.get_type_name() == "MatMul" else None
+        found = weight is not None and _hash(weight) in hashes
+        (planned if found else others).append(op.get_friendly_name())
+    if not planned:
+        raise StepRefused("OpenVINO's graph holds none of the layers that were planned in int8.")
+    package = nncf()
+    with warnings_off():
+        made = package.compress_weights(
+            model,
+            mode=package.CompressWeightsMode.INT8_SYM,
+            ignored_scope=package.IgnoredScope(names=others, validate=False),
+        )
+    return made, len(planned)
+
+
+def _constant(op: Any) -> np.ndarray[Any, Any] | None:
+    """The float32 weights that a product reads; None where both sides are computed."""
+    source = op.input_value(1).get_node()
+    while source.get_type_name() in ("Convert", "Transpose", "Reshape"):
+        source = source.input_value(0).get_node()
+    if source.get_type_name() != "Constant" or source.get_element_type().to_string() != "f32":
+        return None
+    data: np.ndarray[Any, Any] = source.data
+    return data
+
+
+def _hash(array: np.ndarray[Any, Any]) -> str:
+    return hashlib.blake2b(np.ascontiguousarray(array).tobytes(), digest_size=16).hexdigest()
