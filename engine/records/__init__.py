@@ -74,6 +74,7 @@ from engine.records.memory import (
     SnapshotSegment,
     SnapshotStack,
 )
+from engine.records.rates import MachineRates, Pilot, Pilots, Product, ProductRate
 from engine.records.results import (
     Artifact,
     Certificate,
@@ -164,6 +165,7 @@ __all__ = [
     "LatencySummary",
     "Machine",
     "MachineCalibration",
+    "MachineRates",
     "MatrixRate",
     "MemoryBlock",
     "MemoryLedger",
@@ -178,7 +180,11 @@ __all__ = [
     "NotCounted",
     "OperatorProfile",
     "PeakPiece",
+    "Pilot",
+    "Pilots",
     "Prediction",
+    "Product",
+    "ProductRate",
     "Profile",
     "Quality",
     "QualitySpec",
