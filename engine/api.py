@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 
 from engine import client
 from engine.advise import prediction, suggesting
+from engine.advise.known import known_of
 from engine.errors import InputError, WorkbenchError, by_kind
 from engine.models.catalog import SampleCard, sample_cards
 from engine.optimize.recipe import read_recipe, recipe_text
@@ -44,6 +45,7 @@ from engine.records import (
     MemoryReport,
     ModelGraph,
     ModelReference,
+    Pilot,
     Prediction,
     Profile,
     QualitySpec,
@@ -274,8 +276,22 @@ def analyse_code(asked: StudyRequest, **how: Any) -> CodeReport:
     return _run("code", CodeReport, {"request": asked}, **how)
 
 
+def pilot(asked: StudyRequest, recipe: Recipe | str, **how: Any) -> Pilot:
+    """Tries a recipe on a copy of the model with a few of its blocks; predictions rest on it then.
+
+    Raises:
+        InputError: the study has no profile yet.
+        StepRefused: the recipe cannot be built or run.
+    """
+    return _run("pilot", Pilot, {"request": asked, "recipe": recipe_text(_recipe(recipe))}, **how)
+
+
 def suggest(
-    profiled: Profile, *, machine: Machine | None = None, code: CodeReport | None = None
+    profiled: Profile,
+    *,
+    machine: Machine | None = None,
+    code: CodeReport | None = None,
+    store: Store | None = None,
 ) -> tuple[Suggestion, ...]:
     """Suggestions with evidence and predicted range, ranked; at once.
 
@@ -284,15 +300,22 @@ def suggest(
         machine: where it would run; default this one.
         code: what was found in the model's code; techniques that do away with a finding show its
             lines, the other findings become suggestions of what to change.
+        store: where the rates of this machine and the pilots of this study are kept.
     """
-    return suggesting.suggest(profiled, machine or this_machine(), code)
+    known = known_of(profiled, store or Store())
+    return suggesting.suggest(profiled, machine or this_machine(), code, known=known)
 
 
 def predict(
-    profiled: Profile, recipe: Recipe | str, *, machine: Machine | None = None
+    profiled: Profile,
+    recipe: Recipe | str,
+    *,
+    machine: Machine | None = None,
+    store: Store | None = None,
 ) -> Prediction | None:
     """The predicted gain of a recipe; at once. None where the profile holds counts only."""
-    return prediction.predict(profiled, _recipe(recipe), machine or this_machine())
+    known = known_of(profiled, store or Store())
+    return prediction.predict(profiled, _recipe(recipe), machine or this_machine(), known)
 
 
 def reasons_against(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import math
-import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,17 +13,18 @@ import torch
 
 from engine.errors import WorkbenchError
 from engine.measure.shortening import Blocks, repeated_blocks, shortened
+from engine.measure.undisturbed import undisturbed_ratio
 from engine.models.opened import OpenedModel
 from engine.optimize.build import Variant, build_variant
 from engine.optimize.recipe import recipe_text
 from engine.profile.execution import run_workload
-from engine.program import Inputs, Program, held_bytes, synchronize
+from engine.program import Generation, Inputs, Program, held_bytes, synchronize
 from engine.records import Machine, Pilot, Range, Recipe, Workload
 
 _ROUNDS, _FEWEST_ROUNDS = 25, 5
 _BLOCK_S = 0.005
 _MOST_CALLS = 50
-# Steps repeat: a few tokens tell the time of one as well as a hundred do.
+# Steps of a decoder that keeps a cache repeat: a few tell the time of one as a hundred do.
 _NEW_TOKENS = 8
 
 
@@ -56,15 +56,17 @@ def pilot(
     try:
         plain = shortened(opened.program, blocks)
         changed = _built(opened, blocks, recipe, machine, cache, progress)
-        ratios = _ratios(plain, changed.program, opened.workload, opened.inputs, seconds)
+        found = _ratios(plain, changed.program, opened.workload, opened.inputs, seconds)
     except WorkbenchError as error:
-        return _pilot(text, blocks, [1.0], began, error=error.message)
+        return _pilot(text, blocks, (Range(1.0, 1.0), 0), began, error=error.message)
     except Exception as error:  # a stranger's module, or a compiler, can raise anything
         line = (str(error).strip().splitlines() or [""])[0][:200]
-        return _pilot(text, blocks, [1.0], began, error=f"{type(error).__name__}: {line}")
+        return _pilot(
+            text, blocks, (Range(1.0, 1.0), 0), began, error=f"{type(error).__name__}: {line}"
+        )
     before = sum(held_bytes(plain.module).values())
     after = sum(held_bytes(changed.program.module).values())
-    return _pilot(text, blocks, ratios, began, size_ratio=after / max(before, 1))
+    return _pilot(text, blocks, found, began, size_ratio=after / max(before, 1))
 
 
 def _built(
@@ -85,22 +87,23 @@ def _built(
 
 def _ratios(
     plain: Program, changed: Program, workload: Workload, inputs: Inputs, seconds: float
-) -> list[float]:
-    """Time of the plain program over the changed one's, a ratio for each round."""
+) -> tuple[Range, int]:
+    """Time of the plain program over the changed one's, with how sure that is, and the rounds."""
     short = workload
-    if workload.kind == "generate" and workload.new_tokens:
+    if workload.new_tokens and all(_keeps_cache(each) for each in (plain, changed)):
         short = replace(workload, new_tokens=min(_NEW_TOKENS, workload.new_tokens))
+    steps = (workload.new_tokens or 1) - 1
     gc.collect()
     pair = [(each, _calls(each, short, inputs)) for each in (plain, changed)]
-    found: list[float] = []
+    spent: dict[int, list[float]] = {id(plain): [], id(changed): []}
     began = time.perf_counter()
     for done in range(_ROUNDS):
         turn = pair if done % 2 == 0 else pair[::-1]
-        spent = {id(each): _seconds(each, short, inputs, calls) for each, calls in turn}
-        found.append(spent[id(plain)] / max(spent[id(changed)], 1e-9))
+        for each, calls in turn:
+            spent[id(each)].append(_seconds(each, short, inputs, calls, steps=steps))
         if done + 1 >= _FEWEST_ROUNDS and time.perf_counter() - began > seconds:
             break
-    return found
+    return undisturbed_ratio(spent[id(plain)], spent[id(changed)]), done + 1
 
 
 def _calls(program: Program, workload: Workload, inputs: Inputs) -> int:
@@ -109,39 +112,49 @@ def _calls(program: Program, workload: Workload, inputs: Inputs) -> int:
     return min(_MOST_CALLS, math.ceil(_BLOCK_S / max(once, 1e-6)))
 
 
-def _seconds(program: Program, workload: Workload, inputs: Inputs, calls: int) -> float:
+def _keeps_cache(program: Program) -> bool:
+    return program.decoder is not None and program.decoder.keeps_cache
+
+
+def _seconds(
+    program: Program, workload: Workload, inputs: Inputs, calls: int, *, steps: int = 0
+) -> float:
+    """Seconds of one run; of a generation with so many steps after its prefill."""
     threads = torch.get_num_threads()
     if program.context.threads is not None:
         torch.set_num_threads(program.context.threads)
     try:
-        if calls < _MOST_CALLS and calls > 1:
+        if 1 < calls < _MOST_CALLS:
             run_workload(program, workload, inputs)  # the other one had the caches
         synchronize(program.context.device)
         began = time.perf_counter()
         for _ in range(calls):
-            run_workload(program, workload, inputs)
+            outputs = run_workload(program, workload, inputs)
         synchronize(program.context.device)
-        return (time.perf_counter() - began) / calls
+        spent = (time.perf_counter() - began) / calls
     finally:
         torch.set_num_threads(threads)
+    if isinstance(outputs, Generation) and outputs.step_ms and steps > len(outputs.step_ms):
+        each = 1e-3 * math.fsum(outputs.step_ms) / len(outputs.step_ms)
+        spent += each * (steps - len(outputs.step_ms))
+    return spent
 
 
 def _pilot(
     text: str,
     blocks: Blocks | None,
-    ratios: list[float],
+    found: tuple[Range, int],
     began: float,
     *,
     size_ratio: float = 1.0,
     error: str = "",
 ) -> Pilot:
-    low, middle, high = (
-        statistics.quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else 3 * ratios
-    )
+    ratio, rounds = found
     where = blocks or Blocks("", 0, 1, 1, 0)
     return Pilot(
-        recipe=text, speedup=middle, quartiles=Range(low, high), container=where.container,
+        recipe=text, speedup=math.sqrt(ratio.low * ratio.high), spread=ratio,
+        container=where.container,
         run=(where.first, where.first + where.count - 1), kept=where.kept, blocks=where.count,
-        rounds=len(ratios), seconds=time.perf_counter() - began, created=time.time(),
+        rounds=rounds, seconds=time.perf_counter() - began, created=time.time(),
         size_ratio=size_ratio, error=error,
     )  # fmt: skip

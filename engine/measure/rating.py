@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import random
-import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -13,16 +12,17 @@ from dataclasses import dataclass, field
 
 import torch
 
+from engine.measure.undisturbed import lower_quartile, undisturbed_ratio
 from engine.optimize.rates import product_of, scheme_of
 from engine.optimize.technique import OperatorCost, Technique
 from engine.profile.product_probes import Call, eager, weight_bytes
 from engine.program import synchronize
-from engine.records import Product, ProductRate, Range
+from engine.records import Product, ProductRate
 
 # Weights that were read this many bytes ago are in no cache of one core.
-_COLD_BYTES = 48 << 20
-_MOST_COPIES = 24
-_ROUNDS, _FEWEST_ROUNDS = 15, 5
+_COLD_BYTES = 24 << 20
+_MOST_COPIES = 16
+_ROUNDS, _FEWEST_ROUNDS = 24, 6
 _BLOCK_S = 0.002
 _LONGEST_CALL_S = 0.5
 
@@ -143,12 +143,10 @@ def _rounds(schemes: list[_Scheme], product: Product, *, deadline: float) -> Non
 
 
 def _rate(product: Product, reference: _Scheme, scheme: _Scheme) -> ProductRate:
-    pairs = zip(scheme.seconds, reference.seconds, strict=True)
-    ratios = [one / max(other, 1e-12) for one, other in pairs]
-    low, _, high = statistics.quantiles(ratios, n=4, method="inclusive")
+    ratio = undisturbed_ratio(scheme.seconds, reference.seconds)
     return ProductRate(
-        product, scheme.name, 1e3 * statistics.median(reference.seconds),
-        1e3 * statistics.median(scheme.seconds), Range(low, high), len(ratios), time.time(),
+        product, scheme.name, 1e3 * lower_quartile(reference.seconds),
+        1e3 * lower_quartile(scheme.seconds), ratio, len(scheme.seconds), time.time(),
     )  # fmt: skip
 
 

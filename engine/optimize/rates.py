@@ -127,7 +127,7 @@ _READERS: Mapping[str, Callable[[OperatorCost, Shapes], dict[str, Any] | None]] 
 
 
 def _other(name: str, row: OperatorCost, shapes: Shapes) -> dict[str, Any] | None:
-    """Operators without weights by their class; sizes rounded to a power of two, which is enough."""
+    """Operators without weights by their class; sizes are rounded to a power of two."""
     numbers = max((math.prod(each) for each in shapes), default=0)
     kinds = {"norm": _NORMS, "transcendental": _TRANSCENDENTAL, "elementwise": _MOVES}
     kind = next((kind for kind, words in kinds.items() if any(each in name for each in words)), "")

@@ -179,6 +179,10 @@ class Target:
     steps: tuple[Step, ...] = ()
     rates: Rates | None = None
 
+    def measured_ratio(self, owner: Technique, row: OperatorCost) -> Range | None:
+        """The row's time after over before this step, as timed here; None where it was not."""
+        return self.rates.ratio(owner, self.config, row) if self.rates else None
+
 
 @dataclass
 class BuildContext:

@@ -34,8 +34,7 @@ def weight_bytes(product: Product) -> int:
 
 
 def _weight(*shape: int, dtype: torch.dtype, device: str) -> Tensor:
-    made = torch.empty(shape, dtype=dtype, device=device).uniform_(-0.05, 0.05)
-    return made.requires_grad_()
+    return torch.full(shape, 0.01, dtype=dtype, device=device).requires_grad_()
 
 
 def _linear(product: Product, dtype: torch.dtype) -> Call:

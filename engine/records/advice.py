@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import PurePath
-from typing import Any
+from typing import Any, Literal
+
+RestsOn = Literal["pilot", "measured", "assumed"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,12 @@ class Range:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a recipe is expected to bring against the baseline: ratios above 1 are gains."""
+    """What a recipe is expected to bring against the baseline: ratios above 1 are gains.
+
+    `rests_on` says what the speed-up stands on: "pilot" (this recipe on a short copy of the model),
+    "measured" (pilots of its steps, products timed on this machine) or "assumed"; `measured_share`
+    is the part of the run's time whose change was measured, 0 to 1.
+    """
 
     speedup: Range
     peak_memory_bytes: Range | None = None
@@ -41,6 +48,8 @@ class Prediction:
     flops: int | None = None
     quality_risk: str = "none"
     basis: str = ""
+    rests_on: RestsOn = "assumed"
+    measured_share: float = 0.0
 
 
 @dataclass(frozen=True)

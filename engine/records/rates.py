@@ -44,7 +44,8 @@ class ProductRate:
     """How long one scheme takes for a product, beside the same product as eager PyTorch runs it.
 
     Both were timed in turns on weights that no near cache held. `ratio` is the scheme's time over
-    the reference's: quartiles over rounds; `scheme` is a technique with the parameters that count.
+    the reference's, its ends how far halves of the rounds lie apart; times are lower quartiles;
+    `scheme` is a technique with the parameters that count.
     """
 
     product: Product
@@ -68,13 +69,13 @@ class MachineRates:
 class Pilot:
     """What a recipe brought to a copy of the model with `kept` of its `blocks` equal blocks.
 
-    `speedup` is the median with quartiles as its range; `container` is the module that holds the
-    blocks, `run` their first and last index there. With no repeated blocks all of the model ran.
+    `speedup` is the ratio of lower quartiles, `spread` how far halves of the rounds lie apart;
+    `container` is the module that holds the blocks, `run` their first and last index there. With no repeated blocks all of the model ran.
     """
 
     recipe: str
     speedup: float
-    quartiles: Range
+    spread: Range
     container: str
     run: tuple[int, int]
     kept: int
