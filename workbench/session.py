@@ -241,7 +241,7 @@ def add_steps(steps: tuple[Step, ...]) -> str:
 def suggestions(profiled: Profile) -> tuple[Suggestion, ...]:
     """The suggestions for a profile."""
     code = _found("code", profiled.study.id, CodeReport)
-    return api.suggest(profiled, machine=profiled.study.machine, code=code)
+    return api.suggest(profiled, machine=profiled.study.machine, code=code, store=store())
 
 
 def code() -> CodeReport | None:

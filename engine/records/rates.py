@@ -70,7 +70,8 @@ class Pilot:
     """What a recipe brought to a copy of the model with `kept` of its `blocks` equal blocks.
 
     `speedup` is the ratio of lower quartiles, `spread` how far halves of the rounds lie apart;
-    `container` is the module that holds the blocks, `run` their first and last index there. With no repeated blocks all of the model ran.
+    `container` is the module that holds the blocks, `run` their first and last index there. With
+    no repeated blocks all of the model ran. `error` is why it could not be measured.
     """
 
     recipe: str
