@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 from engine import client
 from engine.advise import prediction, suggesting
 from engine.advise import tried as _tried
+from engine.advise.known import known_of
 from engine.errors import InputError, WorkbenchError, by_kind
 from engine.models.catalog import SampleCard, sample_cards
 from engine.optimize import forecasting as _forecasting
@@ -46,6 +47,7 @@ from engine.records import (
     MemoryReport,
     ModelGraph,
     ModelReference,
+    Pilot,
     Prediction,
     Profile,
     QualitySpec,
@@ -280,12 +282,23 @@ def analyse_code(asked: StudyRequest, **how: Any) -> CodeReport:
     return _run("code", CodeReport, {"request": asked}, **how)
 
 
+def pilot(asked: StudyRequest, recipe: Recipe | str, **how: Any) -> Pilot:
+    """Tries a recipe on a copy of the model with a few of its blocks; predictions rest on it then.
+
+    Raises:
+        InputError: the study has no profile yet.
+        StepRefused: the recipe cannot be built or run.
+    """
+    return _run("pilot", Pilot, {"request": asked, "recipe": recipe_text(_recipe(recipe))}, **how)
+
+
 def suggest(
     profiled: Profile,
     *,
     machine: Machine | None = None,
     code: CodeReport | None = None,
     tried: Sequence[Tried] = (),
+    store: Store | None = None,
 ) -> tuple[Suggestion, ...]:
     """Suggestions with evidence and predicted range, ranked; at once.
 
@@ -295,8 +308,10 @@ def suggest(
         code: what was found in the model's code; techniques that do away with a finding show its
             lines, the other findings become suggestions of what to change.
         tried: what was tried before; it is told, and what was slower comes last.
+        store: where the rates of this machine and the pilots of this study are kept.
     """
-    return suggesting.suggest(profiled, machine or this_machine(), code, tried)
+    known = known_of(profiled, store or Store())
+    return suggesting.suggest(profiled, machine or this_machine(), code, tried, known=known)
 
 
 def tried(study: Study, *, store: Store | None = None) -> tuple[Tried, ...]:
@@ -310,10 +325,15 @@ def tried_steps(steps: Sequence[Step], known: Sequence[Tried]) -> Tried | None:
 
 
 def predict(
-    profiled: Profile, recipe: Recipe | str, *, machine: Machine | None = None
+    profiled: Profile,
+    recipe: Recipe | str,
+    *,
+    machine: Machine | None = None,
+    store: Store | None = None,
 ) -> Prediction | None:
     """The predicted gain of a recipe; at once. None where the profile holds counts only."""
-    return prediction.predict(profiled, _recipe(recipe), machine or this_machine())
+    known = known_of(profiled, store or Store())
+    return prediction.predict(profiled, _recipe(recipe), machine or this_machine(), known)
 
 
 def forecast(

@@ -9,8 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
+from engine.advise.known import known_of
 from engine.advise.prediction import predict
-from engine.errors import InputError, OutOfMemory, WorkbenchError
+from engine.errors import InputError, OutOfMemory, StepRefused, WorkbenchError
 from engine.measure.lifetime import resident_bytes
 from engine.models.opened import OpenedModel
 from engine.models.opening import open_model
@@ -26,6 +27,7 @@ from engine.records import (
     MachineCalibration,
     MemoryReport,
     ModelGraph,
+    Pilot,
     Prediction,
     Profile,
     Recipe,
@@ -86,9 +88,29 @@ def profile(arguments: dict[str, Any], job: Job) -> Profile:
     job.progress(0.94, "Drawing the graph")
     _keep_graph(opened, study, job)
     if profiled.latency_ms is not None:
-        job.progress(0.97, "Looking at the code line by line")
+        job.progress(0.95, "Looking at the code line by line")
         _keep_code(opened, study, profiled, job)
+        _keep_foundation(opened, profiled, job)
     return profiled
+
+
+def pilot(arguments: dict[str, Any], job: Job) -> Pilot:
+    """Tries a recipe on a short copy of the model and keeps what it brought."""
+    from engine.measure.foundation import try_recipe
+
+    job.progress(0.02, "Opening the model")
+    opened, study = _opened(arguments, job)
+    _need_weights(study, "it cannot be tried")
+    profiled = job.store.get("profile", study.id, Profile)
+    if profiled is None or profiled.latency_ms is None:
+        raise InputError("A prediction stands on a profile.", hint="Run the model once first.")
+    recipe = read_recipe(arguments["recipe"])
+    found = try_recipe(
+        opened, profiled, recipe, job.store, seconds=_PILOT_SECONDS, progress=_part(job, 0.1, 0.9)
+    )
+    if found.error:
+        raise StepRefused(found.error, hint="Change the recipe.")
+    return found
 
 
 def code(arguments: dict[str, Any], job: Job) -> CodeReport:
@@ -252,6 +274,19 @@ def _keep_code(opened: OpenedModel, study: Study, profiled: Profile, job: Job) -
     job.store.put("code", study.id, report, study=study.id)
 
 
+def _keep_foundation(opened: OpenedModel, profiled: Profile, job: Job) -> None:
+    """Measures what predictions rest on; a failure leaves them with their assumptions."""
+    from engine.measure.foundation import foundation_seconds, lay_foundation
+
+    seconds = foundation_seconds()
+    if not seconds:
+        return
+    try:
+        lay_foundation(opened, profiled, job.store, seconds=seconds, progress=_part(job, 0.96, 1.0))
+    except Exception:  # a stranger's model is copied, changed and run
+        job.log(f"Predictions rest on assumptions:\n{traceback.format_exc()}")
+
+
 def trace(arguments: dict[str, Any], job: Job) -> TraceReport:
     """Reads a trace that was made anywhere and keeps its report."""
     from engine.profile.traces.reporting import report
@@ -287,12 +322,15 @@ def frontier(arguments: dict[str, Any], job: Job) -> Frontier:
     return found
 
 
+# For timing a pilot, beside what building takes.
+_PILOT_SECONDS = 4.0
 # What most jobs need and what takes seconds to import: a spare worker has it before it has a job.
 PRELOADED = ("transformers.modeling_utils", "torch._dynamo")
 WORK: dict[str, Callable[[dict[str, Any], Job], Any]] = {
     "open": open_study,
     "profile": profile,
     "code": code,
+    "pilot": pilot,
     "graph": graph,
     "optimize": optimize,
     "compare": compare,
@@ -366,7 +404,10 @@ def _predictions(store: Store, study: Study, recipes: list[Recipe]) -> dict[str,
     profiled = store.get("profile", study.id, Profile)
     if profiled is None:
         return {}
-    predicted = {recipe_text(each): predict(profiled, each, study.machine) for each in recipes}
+    known = known_of(profiled, store)
+    predicted = {
+        recipe_text(each): predict(profiled, each, study.machine, known) for each in recipes
+    }
     return {text: each for text, each in predicted.items() if each is not None}
 
 

@@ -19,6 +19,7 @@ from engine.records import (
     Frontier,
     JobStatus,
     MemoryReport,
+    Pilot,
     Profile,
     Study,
     StudyRequest,
@@ -275,4 +276,5 @@ _RESULTS: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
     "trace": (TraceReport, _take_trace),
     "memory": (MemoryReport, _take_memory),
     "frontier": (Frontier, lambda found: None),
+    "pilot": (Pilot, lambda found: None),
 }

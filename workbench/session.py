@@ -243,7 +243,11 @@ def suggestions(profiled: Profile) -> tuple[Suggestion, ...]:
     """The suggestions for a profile."""
     code = _found("code", profiled.study.id, CodeReport)
     return api.suggest(
-        profiled, machine=profiled.study.machine, code=code, tried=tried(profiled.study)
+        profiled,
+        machine=profiled.study.machine,
+        code=code,
+        tried=tried(profiled.study),
+        store=store(),
     )
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+
 from engine.optimize.technique import CostTable, OperatorCost
-from engine.records import OperatorProfile, Profile
+from engine.records import OperatorProfile, Profile, replace
 
 # An operator whose arithmetic is below this is all dispatch; the median of such rows is the
 # overhead.
 _TINY_MOVED_BYTES = 16_384
+# Equal calls differ by caches; one beyond this many times the usual time was interrupted.
+_STALL = 3.0
 
 
 def cost_table(profile: Profile) -> CostTable | None:
@@ -21,9 +25,10 @@ def cost_table(profile: Profile) -> CostTable | None:
     traced = profile.traced_time_ms
     if measured is None or not traced:
         return None
-    scale = measured / traced
+    operators, lost = _without_stalls(profile.operators)
+    scale = measured / max(traced - lost, 1e-9)
     overhead = call_overhead_ms(profile) * scale
-    rows = tuple(_row(each, scale, overhead) for each in profile.operators)
+    rows = tuple(_row(each, scale, overhead) for each in operators)
     rest = max(0.0, measured - sum(each.time_low_ms for each in rows))
     ledger = profile.memory or profile.predicted_memory
     peak = float(ledger.peak_tensor_bytes if ledger else profile.totals.parameter_bytes)
@@ -35,6 +40,35 @@ def cost_table(profile: Profile) -> CostTable | None:
         peak_low_bytes=peak,
         peak_high_bytes=peak,
     )
+
+
+def _without_stalls(
+    operators: tuple[OperatorProfile, ...],
+) -> tuple[tuple[OperatorProfile, ...], float]:
+    """The rows without stretches in which the system took the core away, and the ms that were lost.
+
+    A trace is one run: a call that takes many times what equal calls in other modules take was
+    interrupted.
+    """
+    alike: dict[tuple[str, str, str, str], list[float]] = defaultdict(list)
+    for each in operators:
+        if each.self_time_ms and each.calls:
+            alike[_kind(each)].append(each.self_time_ms / each.calls)
+    rows, lost = [], 0.0
+    for each in operators:
+        usual = alike.get(_kind(each), [])
+        time_ms = each.self_time_ms or 0.0
+        # With two alike the faster one is the usual one.
+        limit = _STALL * sorted(usual)[(len(usual) - 1) // 2] * each.calls if usual else time_ms
+        if len(usual) > 1 and time_ms > limit:
+            lost += time_ms - limit / _STALL
+            each = replace(each, self_time_ms=limit / _STALL)
+        rows.append(each)
+    return tuple(rows), lost
+
+
+def _kind(row: OperatorProfile) -> tuple[str, str, str, str]:
+    return row.name, row.phase, row.shapes, row.dtype
 
 
 def call_overhead_ms(profile: Profile) -> float:

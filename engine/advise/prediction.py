@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from engine.advise.costs import cost_table
-from engine.optimize.recipe import ordered
+from engine.advise.known import Known
+from engine.advise.piloted import middle, whole_speedup
+from engine.optimize.rates import Rates
+from engine.optimize.recipe import ordered, recipe_text
 from engine.optimize.technique import CostTable, Target, technique, techniques
-from engine.records import Machine, Prediction, Profile, Range, Recipe, Step
+from engine.records import Machine, Prediction, Profile, Range, Recipe, RestsOn, Step
+
+# Half widths of a range, as log ratios: how far predictions lay from measurements on models that
+# they were tuned on.
+_AFTER_PILOT, _BY_RATES, _WIDEST = 0.13, 0.16, 0.168
+# With less of the time's change measured, the range is the one that the assumptions give.
+_ENOUGH = 0.6
+# What changes nothing measures between the second and its inverse.
+_PAYS, _SLOWER = 1.05, 0.98
 
 
-def predict(profile: Profile, recipe: Recipe, machine: Machine) -> Prediction | None:
+def predict(
+    profile: Profile, recipe: Recipe, machine: Machine, known: Known | None = None
+) -> Prediction | None:
     """The predicted gain of a recipe over the profiled baseline; None without a runtime profile.
 
     Each step's `estimate` takes the cost table that the one before it left, so that gains compose
-    per operator (Amdahl) instead of being multiplied.
+    per operator (Amdahl) instead of being multiplied. Where the steps were tried on a short copy of
+    the model, the tables are corrected by what was seen there; where all of the recipe was, its
+    speed-up is the one that was seen.
 
     Raises:
         RecipeError: the recipe cannot be read or has a conflict.
@@ -22,21 +38,19 @@ def predict(profile: Profile, recipe: Recipe, machine: Machine) -> Prediction | 
     before = cost_table(profile)
     if before is None:
         return None
-    costs = before
+    found = known or Known()
     steps = ordered(recipe).steps
-    for index, step in enumerate(steps):
-        owner = technique(step.technique)
-        costs = owner.estimate(
-            costs, target_of(profile, machine, steps[:index], step.technique, step.params)
-        )
-    now, then = before.time_ms, costs.time_ms
+    costs = _folded(before, profile, steps, machine, found)
+    speedup, rests_on, share = _speedup(before, costs, profile, steps, machine, found)
     return Prediction(
-        speedup=Range(now.low / max(then.high, 1e-9), now.high / max(then.low, 1e-9)),
+        speedup=speedup,
         peak_memory_bytes=Range(costs.peak_low_bytes, costs.peak_high_bytes),
         size_bytes=Range(costs.weight_bytes, costs.weight_bytes),
         flops=int(sum(each.flops for each in costs.operators)),
         quality_risk=costs.quality_risk,
-        basis="; ".join(costs.basis),
+        basis="; ".join((*costs.basis, *_pilots_words(steps, found))),
+        rests_on=rests_on,
+        measured_share=share,
         stored_bytes=_stored(costs),
     )
 
@@ -46,6 +60,97 @@ def _stored(costs: CostTable) -> Range | None:
     if ratio is None:
         return None
     return Range(costs.weight_bytes / ratio.high, costs.weight_bytes / ratio.low)
+
+
+def _folded(
+    before: CostTable, profile: Profile, steps: tuple[Step, ...], machine: Machine, known: Known
+) -> CostTable:
+    costs = before
+    for index, step in enumerate(steps):
+        target = target_of(
+            profile, machine, steps[:index], step.technique, step.params, rates=known.rates
+        )
+        costs = technique(step.technique).estimate(costs, target)
+    return costs
+
+
+def _speedup(
+    before: CostTable,
+    after: CostTable,
+    profile: Profile,
+    steps: tuple[Step, ...],
+    machine: Machine,
+    known: Known,
+) -> tuple[Range, RestsOn, float]:
+    """The range, what it stands on, and the share of the time whose change was measured."""
+    now, then = before.time_ms, after.time_ms
+    assumed = Range(now.low / max(then.high, 1e-9), now.high / max(then.low, 1e-9))
+    if not steps:
+        return assumed, "measured", 1.0
+    exact = known.pilots.get(recipe_text(Recipe(steps)))
+    if exact is not None:
+        spread = 0.5 * math.log(exact.spread.high / max(exact.spread.low, 1e-9))
+        half = max(_AFTER_PILOT, spread)
+        return _around(whole_speedup(exact, before, after), half), "pilot", 1.0
+    correction = share = 1.0
+    for step in steps:
+        alone = _folded(before, profile, (step,), machine, known)
+        tried = known.pilots.get(recipe_text(Recipe((step,))))
+        if tried is not None:
+            seen = whole_speedup(tried, before, alone)
+            correction *= seen * middle(alone.time_ms) / middle(now)
+        elif alone.time_ms != now:
+            share = min(share, _measured_share(before, profile, step, machine, known))
+    if share < _ENOUGH:
+        return assumed, "assumed", share
+    spread = 0.5 * math.log(assumed.high / max(assumed.low, 1e-9))
+    return _around(middle(assumed) * correction, max(_BY_RATES, spread)), "measured", share
+
+
+def _around(centre: float, half: float) -> Range:
+    half = min(half, _WIDEST)
+    return Range(centre * math.exp(-half), centre * math.exp(half))
+
+
+def _measured_share(
+    before: CostTable, profile: Profile, step: Step, machine: Machine, known: Known
+) -> float:
+    """The part of the operators' time in rows that were timed under this step."""
+    if known.rates is None:
+        return 0.0
+    owner = technique(step.technique)
+    target = target_of(profile, machine, (), step.technique, step.params, rates=known.rates)
+    total = sum(each.time_high_ms for each in before.operators)
+    timed = sum(
+        each.time_high_ms
+        for each in before.operators
+        if known.rates.ratio(owner, target.config, each) is not None
+    )
+    return timed / total if total else 0.0
+
+
+def _pilots_words(steps: tuple[Step, ...], known: Known) -> tuple[str, ...]:
+    texts = [recipe_text(Recipe(steps)), *(recipe_text(Recipe((step,))) for step in steps)]
+    tried = [known.pilots[text] for text in dict.fromkeys(texts) if text in known.pilots]
+    if not tried:
+        return ()
+    first = tried[0]
+    where = f"{first.kept} of {first.blocks} blocks" if first.blocks > 1 else "all of the model"
+    listed = ", ".join(f"{each.recipe} {each.speedup:.2f}x" for each in tried)
+    return (f"tried on {where}: {listed}",)
+
+
+def is_recommended(prediction: Prediction) -> bool:
+    """Whether it is expected to pay: by the middle of a measured range, else by its low end."""
+    speedup = prediction.speedup
+    if prediction.rests_on == "assumed":
+        return speedup.low >= _PAYS
+    return middle(speedup) >= _PAYS
+
+
+def is_slower(prediction: Prediction) -> bool:
+    """Whether measurements, not assumptions, say that it costs time."""
+    return prediction.rests_on != "assumed" and middle(prediction.speedup) < _SLOWER
 
 
 def reasons_against(
@@ -62,7 +167,13 @@ def reasons_against(
 
 
 def target_of(
-    profile: Profile, machine: Machine, steps: tuple[Step, ...], name: str, params: dict[str, Any]
+    profile: Profile,
+    machine: Machine,
+    steps: tuple[Step, ...],
+    name: str,
+    params: dict[str, Any],
+    *,
+    rates: Rates | None = None,
 ) -> Target:
     """The target that the technique `name` sees for this profile, with the steps before it."""
     return Target(
@@ -72,4 +183,5 @@ def target_of(
         profile=profile,
         facts=profile.facts.get(name, {}),
         steps=steps,
+        rates=rates,
     )

@@ -7,7 +7,8 @@ import math
 from collections.abc import Sequence
 
 from engine.advise.code import to_change, with_places
-from engine.advise.prediction import predict, target_of
+from engine.advise.known import Known
+from engine.advise.prediction import is_slower, predict, target_of
 from engine.advise.tried import is_known_to_lose, of_steps
 from engine.errors import RecipeError
 from engine.optimize.recipe import ordered
@@ -31,23 +32,26 @@ def suggest(
     profile: Profile,
     machine: Machine,
     code: CodeReport | None = None,
-    known: Sequence[Tried] = (),
+    tried: Sequence[Tried] = (),
+    *,
+    known: Known | None = None,
 ) -> tuple[Suggestion, ...]:
     """Every technique's suggestion that applies here, with its prediction, ranked.
 
-    A suggestion whose check says no stays, with the reasons in `blocked`, behind the others. Where
+    A suggestion whose check says no, or which measurements on this machine call slower, stays, with
+    the reasons in `blocked`, behind the others. Where
     at least two free ones carry no or little risk, they come first as one: taken together. What
     was found in the code and no offered technique does away with follows without steps. What was
     measured before with this workload is ranked by its measurement; what was slower or failed
     stands behind what was not, and is not taken together with others.
     """
-    found = [each for name in techniques() if (each := _suggestion(profile, machine, name))]
-    found = [replace(each, tried=of_steps(each.steps, known)) for each in with_places(found, code)]
+    found = [each for name in techniques() if (each := _suggestion(profile, machine, name, known))]
+    found = [replace(each, tried=of_steps(each.steps, tried)) for each in with_places(found, code)]
     free = sorted((each for each in found if not each.blocked), key=_rank, reverse=True)
     blocked = [each for each in found if each.blocked]
     together = tuple(
-        replace(each, tried=of_steps(each.steps, known))
-        for each in _together(profile, machine, free)
+        replace(each, tried=of_steps(each.steps, tried))
+        for each in _together(profile, machine, free, known)
     )
     if any(is_known_to_lose(each.tried) for each in together):
         together = ()
@@ -55,7 +59,9 @@ def suggest(
     return (*together, *free, *by_hand, *blocked)
 
 
-def _suggestion(profile: Profile, machine: Machine, name: str) -> Suggestion | None:
+def _suggestion(
+    profile: Profile, machine: Machine, name: str, known: Known | None
+) -> Suggestion | None:
     target = target_of(profile, machine, (), name, {})
     proposed = technique(name).suggest(target)
     if proposed is None:
@@ -64,11 +70,19 @@ def _suggestion(profile: Profile, machine: Machine, name: str) -> Suggestion | N
     for step in proposed.steps:
         owner = technique(step.technique)
         reasons += owner.check(target_of(profile, machine, (), step.technique, step.params))
-    prediction = predict(profile, Recipe(proposed.steps), machine)
+    prediction = predict(profile, Recipe(proposed.steps), machine, known)
+    if prediction is not None and is_slower(prediction):
+        low, high = prediction.speedup.low, prediction.speedup.high
+        reasons.append(
+            f"by what was measured on this machine it would run at {low:.2f} to {high:.2f} times"
+            " the present pace."
+        )
     return dataclasses.replace(proposed, prediction=prediction, blocked=tuple(reasons))
 
 
-def _together(profile: Profile, machine: Machine, free: list[Suggestion]) -> tuple[Suggestion, ...]:
+def _together(
+    profile: Profile, machine: Machine, free: list[Suggestion], known: Known | None
+) -> tuple[Suggestion, ...]:
     harmless = [
         each for each in free
         if _risk(each) in _HARMLESS and _gain(each) >= 1.0
@@ -79,7 +93,7 @@ def _together(profile: Profile, machine: Machine, free: list[Suggestion]) -> tup
     best: Prediction | None = None
     for each in harmless:
         longer = _with(recipe, each)
-        prediction = predict(profile, longer, machine) if longer else None
+        prediction = predict(profile, longer, machine, known) if longer else None
         if longer is None or prediction is None:
             continue
         if best is not None and prediction.speedup.low < best.speedup.low:

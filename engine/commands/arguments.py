@@ -64,6 +64,8 @@ def parser() -> Parser:
     profile.add_argument("--static", action="store_true", help="counts only: run nothing")
     _study(_verb(verbs, "code", "what each line of the model's own Python costs"))
     _study(_verb(verbs, "suggest", "what would make it cheaper, with predicted gains"))
+    predict = _study(_verb(verbs, "predict", "what recipes would bring, tried on a few blocks"))
+    _recipe(predict, repeatable=True)
     optimize = _study(_verb(verbs, "optimize", "build one recipe and measure each step"))
     _recipe(optimize, repeatable=False)
     _settings(optimize)

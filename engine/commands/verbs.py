@@ -12,6 +12,7 @@ from engine.commands import showing
 from engine.commands.arguments import limits, recipes, settings, study_request
 from engine.commands.ceilings_text import calibration_text
 from engine.commands.code_text import code_text, top_findings_text
+from engine.commands.predictions_text import predictions_text
 from engine.commands.progress import ProgressBar
 from engine.commands.trace_text import trace_text
 from engine.doctor import examine
@@ -77,6 +78,16 @@ def _suggest(given: argparse.Namespace, bar: ProgressBar) -> Answer:
     return Answer(plain, lambda: showing.suggestions_text(profiled.study, found))
 
 
+def _predict(given: argparse.Namespace, bar: ProgressBar) -> Answer:
+    asked, how = study_request(given), _how(given, bar)
+    profiled = api.profile(asked, **how)
+    found = {}
+    for text in map(recipe_text, recipes(given)):
+        api.pilot(asked, text, **how)
+        found[text] = api.predict(profiled, text)
+    return Answer({"predictions": to_plain(found)}, lambda: predictions_text(found))
+
+
 def _optimize(given: argparse.Namespace, bar: ProgressBar) -> Answer:
     (recipe,) = recipes(given)
     asked = study_request(given)
@@ -125,6 +136,7 @@ VERBS: dict[str, Callable[[argparse.Namespace, ProgressBar], Answer]] = {
     "profile": _profile,
     "code": _code,
     "suggest": _suggest,
+    "predict": _predict,
     "optimize": _optimize,
     "compare": _compare,
     "export": _export,

@@ -34,6 +34,7 @@ from engine.records import (
     BuildForecast,
     Fingerprint,
     Machine,
+    Product,
     Profile,
     Range,
     Realness,
@@ -46,6 +47,7 @@ from engine.records import (
 
 if TYPE_CHECKING:
     from engine.models.quality import Example
+    from engine.optimize.rates import Rates
     from engine.program import Inputs, Program
 
 Stage = Literal["reduce", "rewrite", "precision", "storage", "context", "runtime"]
@@ -169,35 +171,6 @@ class CostTable:
 
 
 @dataclass(frozen=True)
-class Product:
-    """A matrix product or convolution with the sizes that its time depends on.
-
-    Attributes:
-        kind: "linear" or "conv2d".
-        rows: of the left matrix (batch times tokens); for a convolution the batch.
-        inputs, outputs: features, or channels.
-        spatial: height and width of a convolution's input; empty else.
-        window: height and width of its kernel; empty else.
-        stride, padding, groups: of a convolution.
-        dtype: of weights and activations as the model holds them.
-        threads: intra-operator threads; None leaves torch's own choice.
-    """
-
-    kind: str
-    rows: int
-    inputs: int
-    outputs: int
-    spatial: tuple[int, ...] = ()
-    window: tuple[int, ...] = ()
-    stride: tuple[int, ...] = ()
-    padding: tuple[int, ...] = ()
-    groups: int = 1
-    dtype: str = "float32"
-    device: str = "cpu"
-    threads: int | None = None
-
-
-@dataclass(frozen=True)
 class Target:
     """What a check, an estimate or a suggestion may look at; no torch.
 
@@ -205,6 +178,7 @@ class Target:
     a recipe is being built, in the program as the earlier steps left it. `steps` are those before
     this one. `weight_bytes` are those that the model holds, `run_seconds` what one run of the
     workload takes; 0 where it is not known.
+    `rates` is what was measured on this machine; None where nothing was.
     """
 
     study: Study | None
@@ -215,6 +189,11 @@ class Target:
     steps: tuple[Step, ...] = ()
     weight_bytes: float = 0.0
     run_seconds: float = 0.0
+    rates: Rates | None = None
+
+    def measured_ratio(self, owner: Technique, row: OperatorCost) -> Range | None:
+        """The row's time after over before this step, as timed here; None where it was not."""
+        return self.rates.ratio(owner, self.config, row) if self.rates else None
 
 
 @dataclass
@@ -262,6 +241,8 @@ class Technique:
         example: the recipe that is measured there for its page in the docs; its name alone where it
             is empty.
         example_workload: fields of `WorkloadRequest` for that measurement.
+        probed_kinds: the kinds of `Product` that `probe` is asked for.
+        probed_by: the parameters that the pace of a product depends on; None for all of them.
     """
 
     name: ClassVar[str]
@@ -278,6 +259,8 @@ class Technique:
     example: ClassVar[str] = ""
     example_workload: ClassVar[Mapping[str, Any]] = {}
     max_relative_error: ClassVar[float] = 1e-4
+    probed_kinds: ClassVar[tuple[str, ...]] = ("linear", "conv2d")
+    probed_by: ClassVar[tuple[str, ...] | None] = None
 
     @dataclass(frozen=True)
     class Config:

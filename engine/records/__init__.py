@@ -11,6 +11,7 @@ from engine.records.advice import (
     Range,
     Recipe,
     RecipeForecast,
+    RestsOn,
     SourcePlace,
     Step,
 )
@@ -75,6 +76,7 @@ from engine.records.memory import (
     SnapshotSegment,
     SnapshotStack,
 )
+from engine.records.rates import MachineRates, Pilot, Pilots, Product, ProductRate
 from engine.records.results import (
     Artifact,
     Certificate,
@@ -168,6 +170,7 @@ __all__ = [
     "LatencySummary",
     "Machine",
     "MachineCalibration",
+    "MachineRates",
     "MatrixRate",
     "MemoryBlock",
     "MemoryLedger",
@@ -182,7 +185,11 @@ __all__ = [
     "NotCounted",
     "OperatorProfile",
     "PeakPiece",
+    "Pilot",
+    "Pilots",
     "Prediction",
+    "Product",
+    "ProductRate",
     "Profile",
     "Quality",
     "QualitySpec",
@@ -192,6 +199,7 @@ __all__ = [
     "RealnessWord",
     "Recipe",
     "RecipeForecast",
+    "RestsOn",
     "Roof",
     "Roofline",
     "RooflineDot",

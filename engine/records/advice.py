@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import PurePath
-from typing import Any
+from typing import Any, Literal
+
+RestsOn = Literal["pilot", "measured", "assumed"]
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,9 @@ class Prediction:
 
     `size_bytes` is what memory holds of the weights, `stored_bytes` what an export writes of them
     where a step compresses them.
+    `rests_on` says what the speed-up stands on: "pilot" (this recipe on a short copy of the model),
+    "measured" (pilots of its steps, products timed on this machine) or "assumed"; `measured_share`
+    is the part of the run's time whose change was measured, 0 to 1.
     """
 
     speedup: Range
@@ -45,6 +50,8 @@ class Prediction:
     flops: int | None = None
     quality_risk: str = "none"
     basis: str = ""
+    rests_on: RestsOn = "assumed"
+    measured_share: float = 0.0
     stored_bytes: Range | None = None
 
 

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from engine.errors import StepRefused
 from engine.optimize.graph.memory_format import channels_last_, is_channels_last
 from engine.optimize.recipe import read_recipe
-from engine.optimize.technique import CostTable, Product, Target, technique
+from engine.optimize.technique import CostTable, Target, technique
 from engine.profile.fingerprint import fingerprint
 from engine.program import Program, logits_of
-from engine.records import Machine, Workload
+from engine.records import Machine, Product, Workload
 from sample_models.digits_vision.model import DigitsNet
 from tests.optimize.studies import cost, operator, profile_of
 

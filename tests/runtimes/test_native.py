@@ -14,9 +14,10 @@ from engine.errors import StepRefused
 from engine.export.formats.torch_export import TorchExport
 from engine.inference.native_module import NativeModule
 from engine.optimize.recipe import read_recipe
-from engine.optimize.technique import Product, Target, technique
+from engine.optimize.technique import Target, technique
 from engine.profile.machine import this_machine
 from engine.program import held_bytes
+from engine.records import Product
 from tests.optimize import tiny_models as tiny
 from tests.runtimes import engines
 from tests.runtimes.engines import Model, error

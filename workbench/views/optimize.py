@@ -1,4 +1,4 @@
-"""The page Optimize: the recipe as toggles, with a prediction that follows them."""
+"""The page Optimize: the recipe as toggles, built and measured by a button."""
 
 from __future__ import annotations
 
@@ -11,17 +11,9 @@ from engine import api
 from engine.api import TechniqueInfo
 from engine.errors import WorkbenchError
 from engine.optimize.recipe import ordered, recipe_text, recipe_yaml
-from engine.records import Prediction, Profile, Recipe, Settings, Step, Tried
-from workbench import charts, forms, jobs, layout, session
-from workbench.quantities import (
-    bytes_text,
-    count_text,
-    digits,
-    ms_text,
-    range_text,
-)
+from engine.records import Profile, Recipe, Settings, Step, Tried
+from workbench import forms, jobs, layout, session
 from workbench.views import building, compare_form, tried, verdicts, waterfall
-from workbench.views.suggestions import RISK_COLOURS
 
 _STAGES = {
     "reduce": ("Reduce", "fewer parameters or channels"),
@@ -82,24 +74,6 @@ def _technique(
                     each.params, chosen[each.name].params, key=f"param_{study}_{each.name}"
                 )
                 _changed(each, chosen[each.name], values)
-
-
-def forecast(profile: Profile) -> None:
-    """What the recipe is expected to bring, at once."""
-    draft = session.recipe()
-    with layout.card("Prediction"):
-        if not draft.steps:
-            st.caption("Switch a step on: what it is expected to bring appears here at once.")
-            return
-        try:
-            found = api.predict(profile, draft, machine=profile.study.machine)
-        except WorkbenchError as error:
-            st.error(f"{error.message} {error.hint}".strip(), icon=":material/error:")
-            return
-        if found is None:
-            st.caption("Predictions stand on measured operators: run the model once.")
-            return
-        _predicted(profile, found)
 
 
 def written(profile: Profile) -> None:
@@ -182,57 +156,6 @@ def measured(profile: Profile) -> None:
                         waterfall.show(comparison, wanted)
                     layout.button("Open the comparison", "compare")
                 return
-
-
-def _predicted(profile: Profile, found: Prediction) -> None:
-    st.metric("Speed-up", range_text(found.speedup), help="Against the model as it is.")
-    median = profile.latency_ms.median if profile.latency_ms else None
-    if median:
-        low, high = median / max(found.speedup.high, 1e-9), median / max(found.speedup.low, 1e-9)
-        chart = charts.figure(height=96, x="latency (ms)")
-        chart.add_bar(x=[median], y=["now"], orientation="h", marker_color=charts.BASELINE)
-        chart.add_bar(
-            x=[(low + high) / 2], y=["then"], orientation="h", marker_color=charts.PALETTE[0],
-            error_x={"type": "data", "array": [(high - low) / 2], "color": charts.ink()},
-        )  # fmt: skip
-        chart.update_layout(showlegend=False, margin={"t": 2, "b": 2, "l": 4, "r": 8}, bargap=0.35)
-        chart.update_yaxes(autorange="reversed", showgrid=False)
-        chart.update_xaxes(title_text="", rangemode="tozero")
-        charts.show(
-            chart, f"{ms_text(median)} now, {ms_text(low)} to {ms_text(high)} expected.",
-            key="forecast_chart",
-        )  # fmt: skip
-    facts = [
-        ("Peak tensor memory", found.peak_memory_bytes, profile.memory),
-        ("Weights in memory" if found.stored_bytes else "Weights", found.size_bytes, None),
-        ("Weights on disk", found.stored_bytes, None),
-    ]
-    for label, span, _ in facts:
-        if span is not None:
-            same = span.low == span.high
-            text = (
-                bytes_text(span.high)
-                if same
-                else (f"{bytes_text(span.low)} – {bytes_text(span.high)}")
-            )
-            _line(label, text)
-    if found.flops is not None:
-        change = profile.totals.flops / found.flops if found.flops else 0.0
-        note = f" ({digits(change)}× fewer)" if change > 1.01 else ""
-        _line("FLOPs a run", count_text(found.flops, "FLOP") + note)
-    with st.container(horizontal=True):
-        st.badge(
-            f"quality risk: {found.quality_risk}",
-            color=RISK_COLOURS.get(found.quality_risk, "gray"),  # type: ignore[arg-type]
-        )
-    if found.basis:
-        st.caption(f"Rests on: {found.basis}.")
-
-
-def _line(label: str, value: str) -> None:
-    with st.container(horizontal=True):
-        st.caption(label, width="stretch")
-        st.markdown(f"**{value}**", width="content")
 
 
 def _reasons(profile: Profile, draft: Recipe) -> dict[str, tuple[str, ...]]:

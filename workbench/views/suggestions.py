@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import streamlit as st
 
 from engine.optimize.recipe import recipe_text
-from engine.records import Evidence, Recipe, Suggestion
+from engine.records import Evidence, Prediction, Recipe, Suggestion
 from workbench import navigation, session
 from workbench.quantities import bytes_text, count_text, digits, ms_text, range_text, ratio_text
 from workbench.views import tried
@@ -59,7 +59,17 @@ def _card(rank: int, each: Suggestion, chosen: set[str]) -> None:
                     st.markdown(f"The lines that it is about: `{place.words}`")
                     lines_of(place)
             if each.prediction and each.prediction.basis:
-                st.caption(f"The forecast rests on: {each.prediction.basis}.")
+                grounds = forecast_grounds(each.prediction)
+                st.caption(f"The forecast rests on: {grounds}. {each.prediction.basis}.")
+
+
+def forecast_grounds(found: Prediction) -> str:
+    """Whether the speed-up was seen on a few blocks, composed of what was timed, or assumed."""
+    return {
+        "pilot": "these steps, tried on a few blocks",
+        "measured": "what was timed on this machine",
+        "assumed": "assumptions, in part",
+    }[found.rests_on]
 
 
 def _forecast(each: Suggestion) -> None:

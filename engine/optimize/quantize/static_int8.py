@@ -14,7 +14,6 @@ from engine.optimize.quantize.static_int8_layer import (
     StaticInt8Layer,
     StaticInt8Linear,
 )
-from engine.optimize.technique import Product
 
 _TINY = torch.finfo(torch.float32).tiny
 

@@ -175,7 +175,10 @@ class StaticInt8Layer(nn.Module):
         own, base = inspect.getsource(type(self)), inspect.getsource(StaticInt8Layer)
         emitted = (self.output_scale, self.output_zero, self.rectifies)
         call = f"{type(self).__name__}{self.arguments()}.emit{emitted}"
-        needs = "import inspect\nimport warnings\nfrom collections.abc import Sequence\nfrom typing import Any"
+        needs = (
+            "import inspect\nimport warnings\nfrom collections.abc import Sequence\n"
+            "from typing import Any"
+        )
         return f"{needs}\n\n\n{base}\n\n{own}", call
 
     def extra_repr(self) -> str:

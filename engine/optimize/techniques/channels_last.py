@@ -10,12 +10,11 @@ from engine.optimize.technique import (
     BuildContext,
     CostTable,
     OperatorCost,
-    Product,
     Stage,
     Target,
     Technique,
 )
-from engine.records import Evidence, Fingerprint, Range, Realness, Step, Suggestion
+from engine.records import Evidence, Fingerprint, Product, Range, Realness, Step, Suggestion
 
 if TYPE_CHECKING:
     from engine.program import Inputs, Program

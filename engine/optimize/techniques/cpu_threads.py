@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -15,7 +16,7 @@ from engine.optimize.technique import (
     Technique,
 )
 from engine.params import param
-from engine.records import Evidence, Fingerprint, Profile, Realness, Step, Suggestion
+from engine.records import Evidence, Fingerprint, Product, Profile, Realness, Step, Suggestion
 
 if TYPE_CHECKING:
     from engine.program import Inputs, Program
@@ -47,6 +48,9 @@ class CpuThreads(Technique):
         " bandwidth ends it."
     )
     max_relative_error: ClassVar[float] = 1e-4
+    probed_kinds: ClassVar[tuple[str, ...]] = (
+        "linear", "conv2d", "attention", "norm", "elementwise", "transcendental",
+    )  # fmt: skip
 
     @dataclass(frozen=True)
     class Config:
@@ -86,6 +90,13 @@ class CpuThreads(Technique):
         oversubscribed = now > cores >= wanted
 
         def row(each: OperatorCost) -> OperatorCost:
+            timed = target.measured_ratio(self, each)
+            if timed is not None:
+                return dataclasses.replace(
+                    each,
+                    time_low_ms=each.time_low_ms * timed.low,
+                    time_high_ms=each.time_high_ms * timed.high,
+                )
             per_call = each.time_high_ms / max(each.calls, 1.0)
             if per_call < _TINY_MS:
                 # Splitting is left out altogether for most of them.
@@ -102,8 +113,25 @@ class CpuThreads(Technique):
         return dataclasses.replace(
             costs,
             operators=tuple(row(each) for each in costs.operators),
-            basis=(*costs.basis, f"cpu_threads: {now} to {wanted}, large operators in proportion"),
+            basis=(*costs.basis, f"cpu_threads: {now} to {wanted}, as timed here or in proportion"),
         )
+
+    def probe(self, product: Product, config: Any) -> Callable[[], Any] | None:
+        """The same operator on that many threads."""
+        import torch
+
+        from engine.profile.product_probes import eager
+
+        run = eager(product)
+        if run is None or product.device != "cpu" or product.threads in (None, config.threads):
+            return None
+
+        def on_threads() -> Any:
+            if torch.get_num_threads() != config.threads:
+                torch.set_num_threads(config.threads)
+            return run()
+
+        return on_threads
 
     def suggest(self, target: Target) -> Suggestion | None:
         """More threads than cores, or operators so small that one thread wins."""

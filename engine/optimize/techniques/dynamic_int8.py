@@ -11,13 +11,21 @@ from engine.optimize.technique import (
     BuildContext,
     CostTable,
     OperatorCost,
-    Product,
     Stage,
     Target,
     Technique,
 )
 from engine.params import param
-from engine.records import Evidence, Fingerprint, Machine, Realness, Step, Suggestion
+from engine.records import (
+    Evidence,
+    Fingerprint,
+    Machine,
+    Product,
+    Range,
+    Realness,
+    Step,
+    Suggestion,
+)
 
 if TYPE_CHECKING:
     from engine.program import Inputs, Program
@@ -64,6 +72,8 @@ class DynamicInt8(Technique):
     )
     sample: ClassVar[str] = "random_llama"
     max_relative_error: ClassVar[float] = 0.05
+    probed_kinds: ClassVar[tuple[str, ...]] = ("linear",)
+    probed_by: ClassVar[tuple[str, ...]] = ()
 
     @dataclass(frozen=True)
     class Config:
@@ -131,12 +141,18 @@ class DynamicInt8(Technique):
         layers = _chosen(target.facts.get("layers", {}), target.config)
         low, high = _WITH_VNNI if _has_vnni(target.machine) else _WITHOUT
         saved = 0.0
+        timed = 0
         rows = []
         for each in costs.operators:
             if not _is_product(each, layers):
                 rows.append(each)
                 continue
             ratio = _weight_ratio(each.dtype)
+            measured = target.measured_ratio(self, each)
+            if measured is not None:
+                timed += 1
+                rows.append(_as_timed(each, measured, ratio))
+                continue
             rows.append(_in_int8(each, low, high, ratio))
         tied = set(target.facts.get("tied", []))
         for name, (inputs, outputs) in layers.items():
@@ -153,8 +169,9 @@ class DynamicInt8(Technique):
             quality_risk="medium" if costs.quality_risk in ("none", "low") else costs.quality_risk,
             basis=(
                 *costs.basis,
-                f"dynamic_int8: {len(layers)} layers at {low:.2f} to {high:.2f} of their product's"
-                f" time plus {_CALL_LOW_MS:.3f} to {_CALL_HIGH_MS:.3f} ms a call",
+                f"dynamic_int8: {len(layers)} layers, {timed} products as timed here, others at"
+                f" {low:.2f} to {high:.2f} of their time plus {_CALL_LOW_MS:.3f} to"
+                f" {_CALL_HIGH_MS:.3f} ms a call (assumed)",
             ),
         )
 
@@ -240,6 +257,17 @@ def _is_product(row: OperatorCost, layers: dict[str, tuple[int, int]]) -> bool:
 
 def _weight_ratio(dtype: str) -> float:
     return 0.5 if "16" in dtype else 0.25
+
+
+def _as_timed(row: OperatorCost, ratio: Range, weight_ratio: float) -> OperatorCost:
+    """The row at the pace that was timed, of one product: a refined layer's second is not in it."""
+    return dataclasses.replace(
+        row.scaled_weights(weight_ratio),
+        time_low_ms=row.time_low_ms * ratio.low,
+        time_high_ms=row.time_high_ms * ratio.high,
+        moved_bytes=row.moved_bytes - row.weight_bytes * row.calls * (1 - weight_ratio),
+        dtype="int8",
+    )
 
 
 def _in_int8(row: OperatorCost, low: float, high: float, weight_ratio: float) -> OperatorCost:

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from engine.optimize.technique import BuildContext, CostTable, Stage, Target, Technique
-from engine.records import Evidence, Fingerprint, Realness, Step, Suggestion
+from engine.optimize.technique import (
+    BuildContext,
+    CostTable,
+    OperatorCost,
+    Stage,
+    Target,
+    Technique,
+)
+from engine.records import Evidence, Fingerprint, Product, Range, Realness, Step, Suggestion
 
 if TYPE_CHECKING:
     from engine.program import Inputs, Program
@@ -34,6 +42,7 @@ class InferenceMode(Technique):
         " an operator. Inference mode skips both, and version counting with it."
     )
     max_relative_error: ClassVar[float] = 0.0
+    probed_kinds: ClassVar[tuple[str, ...]] = ("linear", "elementwise", "norm", "call")
 
     def inspect(self, program: Program, inputs: Inputs, workload: Workload) -> dict[str, Any]:
         """Whether gradients are on, and what they would be recorded for."""
@@ -55,13 +64,7 @@ class InferenceMode(Technique):
     def estimate(self, costs: CostTable, target: Target) -> CostTable:
         """A little less time in each operator's overhead; activations that are freed at once."""
         rows = tuple(
-            dataclasses.replace(
-                each,
-                time_low_ms=each.time_low_ms - 0.35 * each.overhead_ms,
-                time_high_ms=each.time_high_ms,
-                overhead_ms=0.8 * each.overhead_ms,
-            )
-            for each in costs.operators
+            _unrecorded(each, target.measured_ratio(self, each)) for each in costs.operators
         )
         kept = max(0.0, costs.peak_high_bytes - costs.weight_bytes)
         return dataclasses.replace(
@@ -73,6 +76,15 @@ class InferenceMode(Technique):
             peak_high_bytes=costs.weight_bytes + 0.6 * kept,
             basis=(*costs.basis, "inference_mode: recording of gradients left out"),
         )
+
+    def probe(self, product: Product, config: Any) -> Callable[[], Any] | None:
+        """The same operator with gradients off."""
+        import torch
+
+        from engine.profile.product_probes import eager
+
+        run = eager(product)
+        return torch.inference_mode()(run) if run else None
 
     def suggest(self, target: Target) -> Suggestion | None:
         """Where gradients are on and no training is asked for."""
@@ -113,3 +125,18 @@ class InferenceMode(Technique):
         if not before.gradients and not after.gradients:
             return Realness("NO-OP", "outputs carried no gradients before this step either", 0.0)
         return Realness("NO-OP", "gradients are as they were", 0.0)
+
+
+def _unrecorded(row: OperatorCost, ratio: Range | None) -> OperatorCost:
+    if ratio is None:
+        return dataclasses.replace(
+            row,
+            time_low_ms=row.time_low_ms - 0.35 * row.overhead_ms,
+            overhead_ms=0.8 * row.overhead_ms,
+        )
+    return dataclasses.replace(
+        row,
+        time_low_ms=row.time_low_ms * min(1.0, ratio.low),
+        time_high_ms=row.time_high_ms * min(1.0, ratio.high),
+        overhead_ms=row.overhead_ms * min(1.0, ratio.low),
+    )

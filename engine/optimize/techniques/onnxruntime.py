@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from engine.optimize.technique import (
     BuildContext,
     CostTable,
-    Product,
     Stage,
     Target,
     Technique,
 )
 from engine.optimize.techniques.torch_compile import overhead_evidence
 from engine.params import param
-from engine.records import Evidence, Fingerprint, Range, Realness, Step, Suggestion
+from engine.records import Evidence, Fingerprint, Product, Range, Realness, Step, Suggestion
 
 if TYPE_CHECKING:
     from engine.program import Inputs, Program

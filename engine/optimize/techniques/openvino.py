@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from engine.optimize.technique import (
     BuildContext,
     CostTable,
-    Product,
     Stage,
     Target,
     Technique,
@@ -23,7 +22,7 @@ from engine.optimize.techniques.onnxruntime import (
 )
 from engine.optimize.techniques.torch_compile import overhead_evidence
 from engine.params import param
-from engine.records import Fingerprint, Range, Realness, Step, Suggestion
+from engine.records import Fingerprint, Product, Range, Realness, Step, Suggestion
 
 if TYPE_CHECKING:
     from engine.program import Inputs, Program
