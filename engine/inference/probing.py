@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from engine.optimize.technique import Product
+from engine.records import Product
 
 
 def onnx_product(product: Product, precision: str) -> Callable[[], Any] | None:

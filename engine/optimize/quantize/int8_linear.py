@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.optimize.quantize.int8_layer import Int8Linear
+from engine.records import Product
 
 __all__ = ["Int8Linear", "is_linear", "probed", "quantized", "to_float_", "uses_conv1d_layout"]
 

@@ -14,6 +14,7 @@ from engine.optimize.quantize.static_int8_layer import (
     StaticInt8Layer,
     StaticInt8Linear,
 )
+from engine.records import Product
 
 _TINY = torch.finfo(torch.float32).tiny
 
