@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -52,6 +53,9 @@ class CompressWeights(Technique):
     )
     sample: ClassVar[str] = "random_llama"
     example: ClassVar[str] = "reduced_precision,compress_weights"
+    example_workload: ClassVar[Mapping[str, Any]] = {
+        "kind": "generate", "prompt_tokens": 8, "new_tokens": 8, "threads": 1,
+    }  # fmt: skip
     max_relative_error: ClassVar[float] = 0.0
 
     @dataclass(frozen=True)
