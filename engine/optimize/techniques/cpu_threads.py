@@ -15,7 +15,7 @@ from engine.optimize.technique import (
     Technique,
 )
 from engine.params import param
-from engine.records import Evidence, Fingerprint, Profile, Realness, Step, Suggestion
+from engine.records import BuildForecast, Evidence, Fingerprint, Profile, Realness, Step, Suggestion
 
 if TYPE_CHECKING:
     from engine.program import Inputs, Program
@@ -104,6 +104,12 @@ class CpuThreads(Technique):
             operators=tuple(row(each) for each in costs.operators),
             basis=(*costs.basis, f"cpu_threads: {now} to {wanted}, large operators in proportion"),
         )
+
+    def forecast(self, target: Target) -> BuildForecast:
+        """Nothing: a number."""
+        from engine.optimize.needs import needs
+
+        return needs(target)
 
     def suggest(self, target: Target) -> Suggestion | None:
         """More threads than cores, or operators so small that one thread wins."""

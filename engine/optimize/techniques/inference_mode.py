@@ -6,7 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from engine.optimize.technique import BuildContext, CostTable, Stage, Target, Technique
-from engine.records import Evidence, Fingerprint, Realness, Step, Suggestion
+from engine.records import BuildForecast, Evidence, Fingerprint, Realness, Step, Suggestion
 
 if TYPE_CHECKING:
     from engine.program import Inputs, Program
@@ -73,6 +73,12 @@ class InferenceMode(Technique):
             peak_high_bytes=costs.weight_bytes + 0.6 * kept,
             basis=(*costs.basis, "inference_mode: recording of gradients left out"),
         )
+
+    def forecast(self, target: Target) -> BuildForecast:
+        """Nothing: a switch."""
+        from engine.optimize.needs import needs
+
+        return needs(target)
 
     def suggest(self, target: Target) -> Suggestion | None:
         """Where gradients are on and no training is asked for."""
