@@ -183,3 +183,21 @@ def test_code_that_was_changed_does_not_run(cached_export: Artifact, tmp_path: P
 def test_a_folder_that_is_no_export_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"certificate\.json is missing"):
         verify_folder(tmp_path, is_trusted=lambda code: True)
+
+
+@pytest.mark.parametrize("mapped", [True, False])
+def test_weights_are_mapped_unless_a_copy_is_asked_for(
+    mapped: bool, cached_export: Artifact, tmp_path: Path
+) -> None:
+    folder = copied(cached_export, tmp_path)
+    space: dict[str, Any] = {"__file__": "load.py", "__name__": "load"}
+    exec((folder / "load.py").read_text(encoding="utf-8"), space)
+    model = space["load"](folder, mapped=mapped)
+    wanted = model.forward({"input_ids": np.array([[1, 2, 3]])})[0]
+    maps = Path("/proc/self/maps")
+    if maps.exists():
+        assert (str(folder / "model.safetensors") in maps.read_text()) is mapped
+    if not mapped:  # a copy outlives its file
+        (folder / "model.safetensors").write_bytes(b"")
+        again = model.forward({"input_ids": np.array([[1, 2, 3]])})[0]
+        np.testing.assert_array_equal(again, wanted)

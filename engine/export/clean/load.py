@@ -234,6 +234,8 @@ def _huggingface_calls(folder: Path, manifest: dict[str, Any], device: str) -> d
 
     owner = getattr(transformers, manifest["class"])
     model = owner.from_pretrained(folder, local_files_only=True, dtype="auto").to(device).eval()
+    if not manifest.get("mapped", True):
+        model._apply(lambda tensor: tensor.clone())
     names = manifest["inputs"]
 
     def forward(values: list[Any]) -> list[Any]:

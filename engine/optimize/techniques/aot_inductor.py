@@ -10,7 +10,7 @@ from engine.optimize.techniques.torch_compile import (
     compiled_realness,
     overhead_evidence,
 )
-from engine.records import Fingerprint, Range, Realness, Step, Suggestion
+from engine.records import BuildForecast, Fingerprint, Range, Realness, Step, Suggestion
 
 if TYPE_CHECKING:
     from engine.program import Program
@@ -53,6 +53,18 @@ class AotInductor(Technique):
     def estimate(self, costs: CostTable, target: Target) -> CostTable:
         """Almost no overhead; arithmetic nearly as before."""
         return compiled_costs(costs, self.name, _OVERHEAD, _ARITHMETIC)
+
+    def forecast(self, target: Target) -> BuildForecast:
+        """A compiler's packages and processes; little where the library is kept."""
+        from engine.optimize.needs import needs
+
+        return needs(
+            target,
+            copies=(0.0, 1.0),
+            more_bytes=(0.0, 1.5e9),
+            seconds=(0.3, 240.0),
+            seconds_per_gb=(0.0, 60.0),
+        )
 
     def suggest(self, target: Target) -> Suggestion | None:
         """Worth it where dispatch takes a good part of the time."""

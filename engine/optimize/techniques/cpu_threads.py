@@ -16,7 +16,16 @@ from engine.optimize.technique import (
     Technique,
 )
 from engine.params import param
-from engine.records import Evidence, Fingerprint, Product, Profile, Realness, Step, Suggestion
+from engine.records import (
+    BuildForecast,
+    Evidence,
+    Fingerprint,
+    Product,
+    Profile,
+    Realness,
+    Step,
+    Suggestion,
+)
 
 if TYPE_CHECKING:
     from engine.program import Inputs, Program
@@ -132,6 +141,12 @@ class CpuThreads(Technique):
             return run()
 
         return on_threads
+
+    def forecast(self, target: Target) -> BuildForecast:
+        """Nothing: a number."""
+        from engine.optimize.needs import needs
+
+        return needs(target)
 
     def suggest(self, target: Target) -> Suggestion | None:
         """More threads than cores, or operators so small that one thread wins."""

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from engine.optimize.technique import BuildContext, CostTable, Target, Technique
 from engine.params import param
-from engine.records import Evidence, Fingerprint, Realness, Step, Suggestion, Workload
+from engine.records import (
+    BuildForecast,
+    Evidence,
+    Fingerprint,
+    Realness,
+    Step,
+    Suggestion,
+    Workload,
+)
 
 if TYPE_CHECKING:
     from engine.program import Inputs, Program
@@ -115,6 +123,12 @@ class DevicePlacement(Technique):
             peak_low_bytes=max(0.0, costs.peak_low_bytes - away),
             basis=(*costs.basis, "device_placement: offloaded bytes over the bandwidth of a disk"),
         )
+
+    def forecast(self, target: Target) -> BuildForecast:
+        """What is moved: at most a copy of the weights, at the pace of a disk."""
+        from engine.optimize.needs import needs
+
+        return needs(target, copies=(0.0, 1.0), seconds=(0.0, 1.0), seconds_per_gb=(0.1, 10.0))
 
     def suggest(self, target: Target) -> Suggestion | None:
         """Where there is a GPU that the model does not use, or where the weights hardly fit."""

@@ -14,7 +14,16 @@ from engine.optimize.technique import (
     Target,
     Technique,
 )
-from engine.records import Evidence, Fingerprint, Product, Range, Realness, Step, Suggestion
+from engine.records import (
+    BuildForecast,
+    Evidence,
+    Fingerprint,
+    Product,
+    Range,
+    Realness,
+    Step,
+    Suggestion,
+)
 
 if TYPE_CHECKING:
     from engine.program import Inputs, Program
@@ -85,6 +94,12 @@ class InferenceMode(Technique):
 
         run = eager(product)
         return torch.inference_mode()(run) if run else None
+
+    def forecast(self, target: Target) -> BuildForecast:
+        """Nothing: a switch."""
+        from engine.optimize.needs import needs
+
+        return needs(target)
 
     def suggest(self, target: Target) -> Suggestion | None:
         """Where gradients are on and no training is asked for."""

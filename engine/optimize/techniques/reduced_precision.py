@@ -17,6 +17,7 @@ from engine.optimize.technique import (
 )
 from engine.params import param
 from engine.records import (
+    BuildForecast,
     Evidence,
     Fingerprint,
     Machine,
@@ -164,6 +165,13 @@ class ReducedPrecision(Technique):
         from engine.profile.product_probes import eager
 
         return eager(dataclasses.replace(product, dtype=config.dtype))
+
+    def forecast(self, target: Target) -> BuildForecast:
+        """Tensor after tensor is converted and the wide one freed."""
+        from engine.optimize.needs import needs
+
+        # Measured on a 60 M decoder: 0.05 copies, 1.3 s on a busy machine.
+        return needs(target, copies=(0.0, 0.5), seconds=(0.0, 1.0), seconds_per_gb=(0.3, 10.0))
 
     def suggest(self, target: Target) -> Suggestion | None:
         """Where the hardware has a format that the model does not use and products take time."""

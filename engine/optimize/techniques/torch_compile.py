@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from engine.optimize.technique import BuildContext, CostTable, Stage, Target, Technique
 from engine.params import param
-from engine.records import Evidence, Fingerprint, Range, Realness, Step, Suggestion
+from engine.records import BuildForecast, Evidence, Fingerprint, Range, Realness, Step, Suggestion
 
 if TYPE_CHECKING:
     from engine.program import Program
@@ -67,6 +67,18 @@ class TorchCompile(Technique):
     def estimate(self, costs: CostTable, target: Target) -> CostTable:
         """Less overhead for each operator; arithmetic nearly as before."""
         return compiled_costs(costs, self.name, _OVERHEAD, _ARITHMETIC)
+
+    def forecast(self, target: Target) -> BuildForecast:
+        """A compiler's packages and processes, whatever the model's size."""
+        from engine.optimize.needs import needs
+
+        return needs(
+            target,
+            copies=(0.0, 1.0),
+            more_bytes=(0.0, 1.5e9),
+            seconds=(3.0, 240.0),
+            seconds_per_gb=(0.0, 60.0),
+        )
 
     def suggest(self, target: Target) -> Suggestion | None:
         """Worth it where dispatch takes a good part of the time."""
