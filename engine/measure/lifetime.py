@@ -49,6 +49,12 @@ def reset_peak() -> None:
         Path("/proc/self/clear_refs").write_text("5")
 
 
+def return_freed_memory() -> None:
+    """Gives what was freed back to the system, where the C library can (glibc)."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def peak_resident_bytes() -> int:
     """The peak of this process's resident memory, since `reset_peak` where the system can."""
     with contextlib.suppress(OSError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from engine.measure.conductor import Conductor
 from engine.measure.plan import DoesNotFit, Measured, Plan, ratio_of, scores_folder
@@ -136,7 +136,10 @@ def _load_all(
             raise DoesNotFit
         is_again = process.name in found.facts  # the baseline once more tells nothing new
         try:
-            load(process, Measured() if is_again else found)
+            load(
+                process, Measured() if is_again else found,
+                on_progress=_building(plan, process.name, index, len(processes)),
+            )  # fmt: skip
         except VariantFailed as failure:
             process.kill()
             if is_again:
@@ -148,6 +151,15 @@ def _load_all(
         largest = max(largest, facts["peak_load_bytes"], facts["peak_process_bytes"])
         ready.append(process)
     return ready
+
+
+def _building(plan: Plan, name: str, index: int, count: int) -> Callable[[float, str], None]:
+    """Tells how far one variant of several is built; a training takes minutes."""
+
+    def tell(fraction: float, words: str) -> None:
+        plan.progress(0.4 * (index + fraction) / count, f"{name}: {words}")
+
+    return tell
 
 
 def _score_all(processes: Sequence[VariantProcess], plan: Plan, found: Measured) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from engine.measure.plan import DoesNotFit, Measured, Plan, slug, unverified
@@ -89,7 +89,12 @@ def _fits(entrants: Sequence[Entrant], plan: Plan, found: Measured) -> bool:
     return bool(plan.available() > SPARE * needed)
 
 
-def load(process: VariantProcess, found: Measured) -> None:
+def load(
+    process: VariantProcess,
+    found: Measured,
+    *,
+    on_progress: Callable[[float, str], None] = lambda fraction, words: None,
+) -> None:
     """Builds a variant, runs it once and keeps what that tells.
 
     Raises:
@@ -98,7 +103,7 @@ def load(process: VariantProcess, found: Measured) -> None:
     entrant = process.entrant
     answer = process.ask(
         "load", timeout=LOAD_TIMEOUT_SECONDS, builder=entrant.builder,
-        arguments=entrant.arguments, threads=entrant.threads,
+        arguments=entrant.arguments, threads=entrant.threads, on_progress=on_progress,
     )  # fmt: skip
     kept = found.facts.setdefault(process.name, {})
     kept.update(answer)

@@ -291,6 +291,41 @@ def test_a_train_step_workload_is_recovered_like_any_other() -> None:
     assert variant.outcomes[1].curve is not None
 
 
+@pytest.mark.parametrize("name", ["gpt2", "bert", "t5"])
+def test_models_of_transformers_are_pruned_and_recovered(name: str) -> None:
+    import transformers
+
+    torch.manual_seed(0)
+    heads = {"num_attention_heads": 2, "num_hidden_layers": 2}
+    kind, config = {
+        "gpt2": (transformers.GPT2LMHeadModel, transformers.GPT2Config(
+            vocab_size=40, n_embd=16, n_layer=2, n_head=2)),
+        "bert": (transformers.BertForSequenceClassification, transformers.BertConfig(
+            vocab_size=40, hidden_size=16, intermediate_size=32, num_labels=3, **heads)),
+        "t5": (transformers.T5ForConditionalGeneration, transformers.T5Config(
+            vocab_size=40, d_model=16, d_ff=32, num_layers=2, num_heads=2, d_kv=8)),
+    }[name]  # fmt: skip
+    made = ids(8, 13)
+
+    def example(row: int) -> Example:
+        given = {"input_ids": made[row : row + 1, : 6 + row % 2]}  # texts of two lengths
+        given["attention_mask"] = torch.ones_like(given["input_ids"])
+        if name == "t5":
+            given["decoder_input_ids"] = made[row : row + 1, :5]
+        if name == "gpt2":
+            return Example(given, made[row : row + 1, 1 : 7 + row % 2])
+        return Example(given, torch.tensor([row % 3]) if name == "bert" else None)
+
+    examples = [example(row) for row in range(8)]
+    metric = {"gpt2": "perplexity", "bert": "accuracy", "t5": "fidelity"}[name]
+    model = opened(kind(config), QualityData(metric, calibration=examples),
+                   inputs=examples[0].inputs)  # fmt: skip
+    recipe = "structured_prune:ratio=0.5:round_to=1,recover:steps=20:learning_rate=0.003"
+    outcome = build(model, recipe, verify=False).outcomes[1]
+    assert outcome.curve is not None
+    assert outcome.curve.loss[-1] < outcome.curve.loss[0]
+
+
 def test_weights_of_16_bits_move_by_less_than_their_own_spacing() -> None:
     held = nn.Parameter(torch.ones(4, dtype=torch.bfloat16))
     weights = Weights({"held": held})

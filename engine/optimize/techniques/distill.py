@@ -43,7 +43,7 @@ class Distill(Technique):
         " layers leave as it is. How much a training wins back depends on its length and data, and"
         " is read beside the whole model trained as long."
     )
-    example: ClassVar[str] = "distill:depth=0.75"
+    example: ClassVar[str] = "distill:depth=0.75:steps=100"
     max_relative_error: ClassVar[float] = 1.0
 
     @dataclass(frozen=True)

@@ -47,7 +47,7 @@ class Recover(Technique):
         " near what the teacher learned from far more data than there is here. A decoder writes"
         " further text itself, so that few rows of calibration data are not learned by heart."
     )
-    example: ClassVar[str] = "structured_prune,recover"
+    example: ClassVar[str] = "structured_prune,recover:steps=100"
     max_relative_error: ClassVar[float] = 0.6
 
     @dataclass(frozen=True)

@@ -41,7 +41,7 @@ class TrainingConfig:
         low=0.0, high=1.0, step=0.1,
     )  # fmt: skip
     written: int = param(
-        512, "Rows of text that the teacher writes itself, beside the calibration data.",
+        1024, "Rows of text that the teacher writes itself, beside the calibration data.",
         low=0, high=100_000, step=64, unit="rows",
     )  # fmt: skip
     clip: float = param(

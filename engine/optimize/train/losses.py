@@ -55,7 +55,10 @@ class Objective:
 
     def _answers(self, student: Any, teacher: Any, example: Example) -> Tensor:
         if not self.has_classes:
-            pairs = zip(output_tensors(student), output_tensors(teacher), strict=True)
+            found, wanted = output_tensors(student), output_tensors(teacher)
+            # A student of fewer layers gives back fewer caches or hidden states.
+            count = len(found) if len(found) == len(wanted) else 1
+            pairs = zip(found[:count], wanted[:count], strict=True)
             return torch.stack([relative_error(ours, theirs) for ours, theirs in pairs]).mean()
         ours, theirs = logits_of(student), logits_of(teacher)
         return divergence(ours, theirs, counted(ours, example), temperature=self.temperature)
@@ -116,8 +119,10 @@ def divergence(
 
 
 def relative_error(student: Tensor, teacher: Tensor) -> Tensor:
-    """Squared difference over the teacher's squared size."""
-    ours, theirs = student.float(), teacher.float()
+    """Squared difference over the teacher's squared size; infinities of the teacher left out."""
+    held = torch.isfinite(teacher)
+    ours = torch.where(held, student.float(), 0.0)
+    theirs = torch.where(held, teacher.float(), 0.0)
     return (ours - theirs).square().sum() / theirs.square().sum().clamp_min(1e-12)
 
 
