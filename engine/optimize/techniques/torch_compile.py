@@ -121,8 +121,7 @@ class TorchCompile(Technique):
         packed = sum(
             count
             for name, count in after.operators.items()
-            if (name.startswith(("mkl::", "mkldnn::"))
-            and "pointwise" in name)
+            if (name.startswith(("mkl::", "mkldnn::")) and "pointwise" in name)
             or "mkl_linear" in name
         )
         if found.verdict != "REAL" or not packed:
