@@ -25,6 +25,7 @@ _WORKLOAD = {
     "prompt_tokens": "tokens of the prompt of a generate run",
     "new_tokens": "tokens that a generate run makes",
     "threads": "threads inside an operator",
+    "padding_percent": "share of a batch's tokens that is padding behind shorter rows",
 }
 
 

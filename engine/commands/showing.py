@@ -241,6 +241,7 @@ def _study_line(study: Study) -> str:
             "prompt_tokens",
             "new_tokens",
             "threads",
+            "padding_percent",
         )
         if (value := getattr(workload, name)) is not None
     ]

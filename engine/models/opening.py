@@ -13,6 +13,7 @@ from engine.models.catalog import sample_names
 from engine.models.checking import check_weights_finite
 from engine.models.datasets import quality_for
 from engine.models.opened import OpenedModel
+from engine.models.padding import padded
 from engine.models.probing import device_of, fails_on, one_line, reads_values
 from engine.models.quality import QualityData
 from engine.models.source import Loaded, Opening, Source
@@ -62,7 +63,7 @@ def open_model(
     if not meta:
         check_weights_finite(loaded.module)
     workload = workload_for(loaded, request)
-    inputs = loaded.make_inputs(sizes_of(workload))
+    inputs = padded(loaded.module, loaded.make_inputs(sizes_of(workload)), workload)
     _check_call(loaded, inputs, workload)
     data = QualityData("fidelity") if meta else quality_for(loaded, quality, workload)
     device = "meta" if meta else workload.device

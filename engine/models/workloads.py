@@ -23,6 +23,7 @@ _HIGHEST = {
     "prompt_tokens": 16_777_216,
     "new_tokens": 1_048_576,
     "threads": 4_096,
+    "padding_percent": 90,
 }
 
 

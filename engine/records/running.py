@@ -10,7 +10,10 @@ WorkloadKind = Literal["forward", "generate", "train_step"]
 
 @dataclass(frozen=True)
 class Workload:
-    """What is run and timed. A size that is None takes the model's own default."""
+    """What is run and timed. A size that is None takes the model's own default.
+
+    `padding_percent` is the share of a batch's tokens that is padding behind shorter rows.
+    """
 
     kind: WorkloadKind = "forward"
     batch: int = 1
@@ -21,6 +24,7 @@ class Workload:
     threads: int | None = None
     device: str = "cpu"
     seed: int = 0
+    padding_percent: int | None = None
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,7 @@ class WorkloadRequest:
     threads: int | None = None
     device: str | None = None
     seed: int | None = None
+    padding_percent: int | None = None
 
 
 @dataclass(frozen=True)

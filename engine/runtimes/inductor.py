@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import shutil
 import sysconfig
@@ -41,6 +42,7 @@ class Inductor(Runtime):
     def prepare(self, program: Program, context: BuildContext) -> Program:
         """Compiles the forward, or prefill and step of a decoder, and runs what it compiled."""
         import torch
+        from torch._inductor import config as inductor_config
 
         from engine.optimize.graph.calls import CompiledModule, with_flat_cache
         from engine.optimize.graph.decoding import DecoderGraphs
@@ -48,9 +50,7 @@ class Inductor(Runtime):
         generates = context.workload.kind == "generate"
         if generates:
             program = with_flat_cache(program, context.inputs, context.max_length)
-        mode = getattr(context.config, "mode", "default")
-        dynamic = getattr(context.config, "dynamic", True)
-        options: dict[str, Any] = {"mode": mode, "dynamic": True if generates or dynamic else None}
+        options = _options(context, generates=generates)
         started = time.perf_counter()
         module = program.module
         if generates and isinstance(module, DecoderGraphs):
@@ -63,7 +63,9 @@ class Inductor(Runtime):
             module = CompiledModule(module, torch.compile(module, **options))
         prepared = dataclasses.replace(program, module=module, runtime=self.name)
         try:
-            warm_up(prepared, context)
+            # Read when a graph is traced, so that an option of one torch.compile has no effect.
+            with inductor_config.patch(freezing=_freezes(context)), _without_grad(context):
+                warm_up(prepared, context)
         except Exception as error:  # the compiler raises many kinds
             line = (
                 str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -74,6 +76,24 @@ class Inductor(Runtime):
         prepared.compile_seconds = program.compile_seconds + time.perf_counter() - started
         prepared.notes.append(f"Compiled in {prepared.compile_seconds:.0f} s.")
         return prepared
+
+
+def _freezes(context: BuildContext) -> bool:
+    return bool(getattr(context.config, "freeze", False))
+
+
+def _without_grad(context: BuildContext) -> contextlib.AbstractContextManager[Any]:
+    """Weights are frozen where nobody records gradients."""
+    import torch
+
+    return torch.no_grad() if _freezes(context) else contextlib.nullcontext()
+
+
+def _options(context: BuildContext, *, generates: bool) -> dict[str, Any]:
+    """What torch.compile is called with."""
+    mode = getattr(context.config, "mode", "default")
+    dynamic = getattr(context.config, "dynamic", True)
+    return {"mode": mode, "dynamic": True if generates or dynamic else None}
 
 
 def warm_up(program: Program, context: BuildContext) -> None:

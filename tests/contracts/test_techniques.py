@@ -187,7 +187,7 @@ def test_the_module_survives_being_saved_and_loaded(name: str) -> None:
     wanted = logits_of(program)
     if program.context.device_map:
         pytest.skip("offloaded weights lie in files of this machine")
-    if name == "kv_cache":
+    if name in ("kv_cache", "fold_constants"):
         pytest.skip("derived graphs are saved by an export: tests/export holds that")
     program.module = pickle.loads(pickle.dumps(program.module))
     torch.testing.assert_close(logits_of(program), wanted)

@@ -11,8 +11,9 @@ import torch
 
 from engine.errors import StepRefused
 from engine.optimize.technique import BuildContext, Target, technique
-from engine.program import Program
-from engine.records import Machine
+from engine.profile.fingerprint import fingerprint
+from engine.program import ExecutionContext, Program
+from engine.records import Machine, Workload
 from engine.runtimes import inductor
 from tests.optimize import tiny_models as tiny
 
@@ -49,3 +50,40 @@ def test_what_the_compiler_says_becomes_one_line(
     monkeypatch.setattr(torch, "compile", lambda module, **_: broken)
     with pytest.raises(StepRefused, match=r"failed on this model: no such kernel$"):
         inductor.Inductor().prepare(cached, context("torch_compile", (tiny.prompt(),)))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("compiler")
+def test_frozen_weights_are_packed(context: Callable[..., BuildContext]) -> None:
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.Linear(64, 48), torch.nn.ReLU(), torch.nn.Linear(48, 8))
+    program = Program(module.eval(), context=ExecutionContext(gradients=False))
+    inputs = (torch.randn(5, 64),)
+    wanted = program.forward(inputs)
+    owner, before = technique("torch_compile"), fingerprint(program, Workload(batch=5), inputs)
+    made = owner.apply(
+        program, context("torch_compile", inputs, "forward", freeze=True, dynamic=False)
+    )
+    torch.testing.assert_close(made.forward(inputs), wanted, rtol=1e-5, atol=1e-5)
+    found = owner.verify(before, fingerprint(made, Workload(batch=5), inputs))
+    assert found.verdict == "REAL"
+    if torch.backends.mkl.is_available() or torch.backends.mkldnn.is_available():
+        assert "2 calls read packed weights" in found.detail
+
+
+def reasons(device: str = "cpu", *, gradients: bool = False, **params: Any) -> tuple[str, ...]:
+    machine = Machine("m", "test", "Linux", "cpu", 2, 1 << 33)
+    owner = technique("torch_compile")
+    facts = {"device": device, "gradients": gradients, "kind": "forward"}
+    return owner.check(Target(None, machine, owner.configure(params), facts=facts))
+
+
+def test_options_that_change_nothing_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inductor, "compiler_reasons", lambda: ())
+    assert "CUDA graphs" in reasons(mode="reduce-overhead")[0]
+    assert "frozen weights only" in reasons(mode="max-autotune")[0]
+    assert "add inference_mode" in reasons(freeze=True, gradients=True)[0]
+    assert reasons(mode="max-autotune", freeze=True) == ()
+    assert reasons("cuda:0", mode="reduce-overhead") == ()
+    assert reasons("cuda:0", mode="max-autotune") == ()
+    assert reasons() == ()

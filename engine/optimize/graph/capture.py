@@ -35,7 +35,7 @@ _MODULES: dict[Any, tuple[type[nn.Module], tuple[int, ...]]] = {
     aten.layer_norm.default: (nn.LayerNorm, (2, 3)),
     aten.rms_norm.default: (nn.RMSNorm, (2,)),
 }
-_CHECKS = {
+CHECKS = {
     aten._assert_tensor_metadata.default,
     aten._assert_scalar.default,
     aten._assert_async.msg,
@@ -194,7 +194,7 @@ def rebuild(
                 args_of(node)[0], lambda arg: _read(arg, mapped, tensors, graph, root)
             )
             graph.output(outputs[0] if len(outputs) == 1 else tuple(outputs))
-        elif target_of(node) not in _CHECKS:
+        elif target_of(node) not in CHECKS:
             mapped[node] = _converted(node, mapped, tensors, graph, root, source)
     graph.eliminate_dead_code(is_boundary)
     return graph, root, users
@@ -267,7 +267,7 @@ def _as_module_call(
         owner = source.get_submodule(path)
     except AttributeError:
         return None
-    if type(owner) is not wanted:
+    if not path or type(owner) is not wanted:
         return None
     given = [args_of(node)[at] if at < len(args_of(node)) else None for at in places]
     held = [getattr(owner, name, None) for name in ("weight", "bias")][: len(places)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -29,7 +30,12 @@ def export(
         StepRefused: with the exporter's reason in `detail`.
     """
     auto = torch.export.Dim.AUTO
-    shapes = None if dynamic is None else tuple(dict.fromkeys(dims, auto) for dims in dynamic)
+    shapes: Any = None
+    if dynamic is not None:
+        shapes = tuple(dict.fromkeys(dims, auto) for dims in dynamic)
+        taken = inspect.signature(module.forward).parameters.values()
+        if any(each.kind is inspect.Parameter.VAR_POSITIONAL for each in taken):
+            shapes = (shapes,)  # one argument that holds all
     training = module.training
     module.eval()
     try:

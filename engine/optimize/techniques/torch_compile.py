@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from engine.optimize.technique import BuildContext, CostTable, Stage, Target, Technique
 from engine.params import param
 from engine.records import BuildForecast, Evidence, Fingerprint, Range, Realness, Step, Suggestion
 
 if TYPE_CHECKING:
-    from engine.program import Program
+    from engine.program import Inputs, Program
+    from engine.records import Workload
 
 # Share of the overhead of operators that is left when they are fused and called by generated code.
 _OVERHEAD = Range(0.3, 1.0)
@@ -19,6 +20,8 @@ _OVERHEAD = Range(0.3, 1.0)
 _LOOP_LEFT = 0.8
 # Share of the arithmetic's time that is left: products stay library calls, the rest is fused.
 _ARITHMETIC = Range(0.8, 1.05)
+# The same with frozen weights: packed once instead of at each call.
+_FROZEN = Range(0.6, 1.05)
 _WORTH = 0.3
 
 
@@ -28,7 +31,7 @@ class TorchCompile(Technique):
     Records the operators of the model and generates C++ (or Triton on a GPU) in which
     neighbouring operators are one loop. A decoder's prefill and step are compiled apart, for any
     length, so that no token compiles again. Compiling takes seconds to minutes and is reported
-    apart from latency.
+    apart from latency. With frozen weights it packs them once, in the order that kernels read.
     """
 
     name: ClassVar[str] = "torch_compile"
@@ -51,22 +54,44 @@ class TorchCompile(Technique):
 
         mode: str = param(
             "default",
-            "How long to search: max-autotune times several kernels for each product.",
+            "How long to search: max-autotune times several kernels for each product (on the CPU"
+            " for frozen weights only), reduce-overhead replays CUDA graphs.",
             choices=("default", "reduce-overhead", "max-autotune"),
+        )
+        freeze: bool = param(
+            False, "Take the weights as constants, packed for the kernels: no gradients after it."
         )
         dynamic: bool = param(
             True, "Compile once for any batch and length, instead of for each that is seen."
         )
 
+    def inspect(self, program: Program, inputs: Inputs, workload: Workload) -> dict[str, Any]:
+        """The device, and whether gradients are recorded."""
+        return {
+            "device": program.context.device,
+            "gradients": program.context.gradients,
+            "kind": workload.kind,
+        }
+
     def check(self, target: Target) -> tuple[str, ...]:
-        """A compiler must be there."""
+        """A compiler must be there, and the options must change something."""
         from engine.runtimes.inductor import Inductor
 
-        return Inductor().check(target.machine)
+        return (*Inductor().check(target.machine), *_idle_options(target))
 
     def estimate(self, costs: CostTable, target: Target) -> CostTable:
         """Less overhead for each operator; arithmetic nearly as before."""
-        return compiled_costs(costs, self.name, _OVERHEAD, _ARITHMETIC)
+        if not getattr(target.config, "freeze", False):
+            return compiled_costs(costs, self.name, _OVERHEAD, _ARITHMETIC)
+        held = {name: size for row in costs.operators for name, size in row.held.items()}
+        packed = sum(held.values())
+        made = compiled_costs(costs, self.name, _OVERHEAD, _FROZEN)
+        return dataclasses.replace(
+            made,
+            # The module keeps its own weights beside the packed ones.
+            peak_high_bytes=made.peak_high_bytes + packed,
+            basis=(*made.basis, "torch_compile: frozen weights are held twice, packed for kernels"),
+        )
 
     def forecast(self, target: Target) -> BuildForecast:
         """A compiler's packages and processes, whatever the model's size."""
@@ -103,8 +128,38 @@ class TorchCompile(Technique):
         return Inductor().prepare(program, context)
 
     def verify(self, before: Fingerprint, after: Fingerprint) -> Realness:
-        """Real where compiled code runs."""
-        return compiled_realness(before, after, "inductor")
+        """Real where compiled code runs; tells the products with packed weights."""
+        found = compiled_realness(before, after, "inductor")
+        packed = sum(
+            count
+            for name, count in after.operators.items()
+            if (name.startswith(("mkl::", "mkldnn::")) and "pointwise" in name)
+            or "mkl_linear" in name
+        )
+        if found.verdict != "REAL" or not packed:
+            return found
+        return Realness("REAL", f"{found.detail} {packed} calls read packed weights.")
+
+
+def _idle_options(target: Target) -> tuple[str, ...]:
+    """Options that would change nothing, or cannot be had."""
+    config, facts = target.config, target.facts
+    on_cpu = str(facts.get("device", "cpu")).startswith("cpu")
+    frozen = getattr(config, "freeze", False)
+    reasons = []
+    if config.mode == "reduce-overhead" and on_cpu:
+        reasons.append("mode=reduce-overhead replays CUDA graphs: on the CPU it changes nothing.")
+    if config.mode == "max-autotune" and on_cpu and not frozen:
+        reasons.append(
+            "mode=max-autotune has kernels to choose from on the CPU for frozen weights only: set"
+            " freeze=true."
+        )
+    without = "inference_mode" in [step.technique for step in target.steps]
+    if frozen and facts.get("kind") == "train_step":
+        reasons.append("freeze=true makes constants of the weights: they cannot be trained.")
+    elif frozen and facts.get("gradients") and not without:
+        reasons.append("freeze=true needs gradients off: add inference_mode.")
+    return tuple(reasons)
 
 
 def overhead_evidence(target: Target) -> tuple[Evidence, ...] | None:
