@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -133,7 +134,7 @@ def _are_chained(passes: list[list[tuple[Tensor, Tensor]]]) -> bool:
         return False
     return all(
         made.shape == taken.shape and torch.equal(made, taken)
-        for (_, made), (taken, _) in zip(pairs, pairs[1:], strict=False)
+        for (_, made), (taken, _) in itertools.pairwise(pairs)
     )
 
 

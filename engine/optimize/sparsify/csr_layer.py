@@ -39,9 +39,7 @@ class CsrLinear(nn.Module):
         """The dense weight [out, in], made anew by each look, for owners that ask for its dtype."""
         size = (self.out_features, self.in_features)
         made = torch.sparse_csr_tensor
-        return made(
-            self.starts, self.columns, self.values, size, check_invariants=False
-        ).to_dense()
+        return made(self.starts, self.columns, self.values, size, check_invariants=False).to_dense()
 
     @staticmethod
     def product(
