@@ -92,7 +92,7 @@ class _Walk:
         for vectors in (found.rows, found.columns, found.norms, found.depthwise):
             for name, labels in vectors.items():
                 vectors[name] = self._roots(labels)
-        self._group()
+        found.groups = _grouped(self._module, found)
         return found
 
     # ---- sets of labels that are one unit
@@ -112,7 +112,7 @@ class _Walk:
         return torch.tensor([self._root(each) for each in labels.tolist()], dtype=torch.int64)
 
     def _tie(self, one: Tensor, other: Tensor) -> None:
-        for pair in torch.stack((one, other), 1).unique(dim=0).tolist():
+        for pair in set(zip(one.tolist(), other.tolist(), strict=True)):
             low, high = sorted((self._root(pair[0]), self._root(pair[1])))
             self._parents[high] = low  # the bound label is the lowest
 
@@ -210,7 +210,7 @@ class _Walk:
         tracks = [self._tracks.get(each) for each in parts]
         known = next((each for each in tracks if each), None)
         dimensions = len(shape_of(node))
-        axis = int(node.args[1] if len(node.args) > 1 else 0) % dimensions  # type: ignore[call-overload]
+        axis = int(_argument(node, 1, 0)) % dimensions
         if known is None or any(each and each.axis != known.axis for each in tracks):
             return None
         if axis != known.axis:
@@ -239,7 +239,7 @@ class _Walk:
         if sum(sizes) != len(track.labels):  # split along another axis
             parts = [track.labels] * len(sizes)
         else:
-            parts = list(track.labels.split(sizes))
+            parts = list(torch.split(track.labels, sizes))
         self._pieces[node] = [_Track(part, track.axis) for part in parts]
         return self._pieces[node][0]
 
@@ -272,7 +272,7 @@ class _Walk:
         if operator_name(node) == "permute":
             order = [int(each) % count for each in node.args[1]]  # type: ignore[union-attr]
         else:
-            one, other = (int(each) % count for each in node.args[1:3])  # type: ignore[arg-type]
+            one, other = (int(_argument(node, at, 0)) % count for at in (1, 2))
             order[one], order[other] = order[other], order[one]
         return _Track(track.labels, order.index(track.axis))
 
@@ -311,27 +311,29 @@ class _Walk:
         tied = self._tied(list(tracks)) if tracks else None
         return _Track(tied.labels, len(shape) + from_right) if tied else None
 
-    # ---- groups
 
-    def _group(self) -> None:
-        places: dict[int, Counter[str]] = defaultdict(Counter)
-        makers: dict[int, str] = {}
-        found = self._found
-        for role, vectors in (("out", found.rows), ("in", found.columns), ("dw", found.depthwise)):
-            for name, units in vectors.items():
-                for unit, count in Counter(units.tolist()).items():
-                    places[unit][f"{role} {name} {count}"] += 1
-                    if role == "out":
-                        makers.setdefault(unit, name)
-        alike: dict[Any, list[int]] = defaultdict(list)
-        for unit, counts in places.items():
-            if unit != _BOUND and unit in makers:
-                alike[tuple(sorted(counts.items()))].append(unit)
-        for units in alike.values():
-            makes = [
-                name for name, vector in found.rows.items() if bool((vector == units[0]).any())
-            ]
-            owners = [self._module.get_submodule(name) for name in makes]
-            if any(isinstance(each, _CONVOLUTIONS) for each in owners) and len(units) > 1:
-                name = makes[0] if makes[0] not in found.groups else f"{makes[0]} {units[0]}"
-                found.groups[name] = sorted(units)
+def _argument(node: fx.Node, at: int, default: Any) -> Any:
+    return node.args[at] if len(node.args) > at else default
+
+
+def _grouped(module: nn.Module, found: Channels) -> dict[str, list[int]]:
+    """Units of convolutions that stand in the same places, by a layer that makes them."""
+    places: dict[int, list[str]] = defaultdict(list)
+    makers: dict[int, list[str]] = defaultdict(list)
+    for role, vectors in (("out", found.rows), ("in", found.columns), ("dw", found.depthwise)):
+        for name, vector in vectors.items():
+            for unit, count in Counter(vector.tolist()).items():
+                places[unit].append(f"{role} {name} {count}")
+                if role == "out":
+                    makers[unit].append(name)
+    alike: dict[tuple[str, ...], list[int]] = defaultdict(list)
+    for unit, found_in in places.items():
+        owners = [module.get_submodule(name) for name in makers[unit]]
+        if unit != _BOUND and any(isinstance(each, _CONVOLUTIONS) for each in owners):
+            alike[tuple(sorted(found_in))].append(unit)
+    groups: dict[str, list[int]] = {}
+    for units in alike.values():
+        first = makers[units[0]][0]
+        if len(units) > 1:
+            groups[first if first not in groups else f"{first} {units[0]}"] = sorted(units)
+    return groups
