@@ -42,6 +42,8 @@ PARAMS: dict[str, dict[str, Any]] = {
     "dynamic_int8": {"min_features": 1, "max_layer_error": 1.0},
     "static_int8": {"min_features": 1, "max_layer_error": 1.0},
     "structured_prune": {"ratio": 0.25},
+    "magnitude_prune": {"sparsity": 0.6, "kernel": "csr"},
+    "low_rank": {"by": "budget", "keep": 0.6, "round_to": 1, "min_features": 1},
     "cpu_threads": {"threads": 2},
     "device_placement": {"device": "cpu", "budget_mib": 2},
     "recover": {"steps": 4, "written": 0},

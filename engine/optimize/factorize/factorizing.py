@@ -82,7 +82,7 @@ def factorize_(program: Program, context: BuildContext) -> list[str]:
             hint="Lower energy or keep; trained language models are rarely of low rank.",
         )
     expected = answer_of(program, calls[0])
-    made = {
+    made: dict[nn.Module, nn.Module] = {
         free[name]: _factored(free[name], found[name], rank).train(free[name].training)
         for name, rank in ranks.items()
     }

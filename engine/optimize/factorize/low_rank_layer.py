@@ -20,9 +20,9 @@ class LowRankLinear(nn.Sequential):
     @property
     def weight(self) -> Tensor:
         """The dense weight [out, in] that the two factors stand for."""
-        return self[1].weight @ self[0].weight  # type: ignore[no-any-return]
+        return self[1].get_parameter("weight") @ self[0].get_parameter("weight")
 
     @property
     def bias(self) -> Tensor | None:
         """The bias [out]; None where the dense layer had none."""
-        return self[1].bias  # type: ignore[no-any-return]
+        return self[1]._parameters["bias"]

@@ -14,14 +14,14 @@ from engine.optimize.prune.sharing import shared_parameters
 from engine.optimize.prune.units import Block, Layer
 from engine.program import Inputs
 
-_ELEMENTWISE = {
+ELEMENTWISE = {
     "relu", "relu_", "gelu", "silu", "silu_", "tanh", "sigmoid", "mul", "add", "sub", "div", "neg",
     "pow", "clone", "contiguous", "to", "dropout", "hardtanh", "hardswish", "hardsigmoid",
     "leaky_relu", "elu", "softplus", "mish", "relu6", "square", "abs", "alias", "_to_copy", "erf",
 }  # fmt: skip
-_POOLS = {"max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "max_pool1d", "avg_pool1d"}
-_RESHAPES = {"view", "reshape", "flatten", "_unsafe_view"}
-_LAYOUT = {*_RESHAPES, "transpose", "permute", "contiguous", "clone", "to", "dropout"}
+POOLS = {"max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "max_pool1d", "avg_pool1d"}
+RESHAPES = {"view", "reshape", "flatten", "_unsafe_view"}
+_LAYOUT = {*RESHAPES, "transpose", "permute", "contiguous", "clone", "to", "dropout"}
 
 
 def find_blocks(module: nn.Module, inputs: Inputs) -> list[Block]:
@@ -63,7 +63,7 @@ class _Finder:
         if node.op == "call_module":
             owner = self._module.get_submodule(str(node.target))
             return Layer(str(node.target), owner) if type(owner) is nn.Linear else None
-        position = {"conv2d": 1, "conv1d": 1, "addmm": 2}.get(_name(node))
+        position = {"conv2d": 1, "conv1d": 1, "addmm": 2}.get(operator_name(node))
         if position is None or not isinstance(node.args[position], fx.Node):
             return None
         weight = node.args[position]
@@ -76,7 +76,7 @@ class _Finder:
         return layer if is_plain or layer.is_transposed else None
 
     def _input(self, node: fx.Node) -> fx.Node:
-        return node.args[1 if _name(node) == "addmm" else 0]  # type: ignore[return-value]
+        return node.args[1 if operator_name(node) == "addmm" else 0]  # type: ignore[return-value]
 
     # ---- channels
 
@@ -93,7 +93,7 @@ class _Finder:
             if not self._keeps_channels(each):
                 return None
             region.add(each)
-            if _name(each) == "batch_norm":
+            if operator_name(each) == "batch_norm":
                 norms.append(self._norm_of(each))
                 pending.append(each.args[0])  # type: ignore[arg-type]
             else:
@@ -111,20 +111,20 @@ class _Finder:
         return Block("ffn", consumer, layers, rows, columns, norms)
 
     def _keeps_channels(self, node: fx.Node) -> bool:
-        name = _name(node)
+        name = operator_name(node)
         if node.op not in ("call_function", "call_method"):
             return False
-        if name in _RESHAPES:
-            before, after = _shape(node.args[0]), _shape(node)
+        if name in RESHAPES:
+            before, after = shape_of(node.args[0]), shape_of(node)
             is_flattened = len(before) > 2 and after == (before[0], _product(before[1:]))
             return before[-1] == after[-1] or (is_flattened and self._comes_from_image(node))
         if name == "batch_norm":
             return True
-        if name not in _ELEMENTWISE | _POOLS:
+        if name not in ELEMENTWISE | POOLS:
             return False
         # Every tensor in it has the channels themselves: nothing is broadcast over them.
-        shapes = [_shape(each) for each in node.all_input_nodes]
-        return name in _POOLS or all(shape == _shape(node) for shape in shapes)
+        shapes = [shape_of(each) for each in node.all_input_nodes]
+        return name in POOLS or all(shape == shape_of(node) for shape in shapes)
 
     def _comes_from_image(self, node: fx.Node) -> bool:
         source = node.args[0]
@@ -140,13 +140,13 @@ class _Finder:
 
     def _heads(self, node: fx.Node, consumer: Layer) -> Block | None:
         chain, source = [], self._input(node)
-        while _name(source) in _LAYOUT and source not in self._products:
+        while operator_name(source) in _LAYOUT and source not in self._products:
             chain.append(source)
             source = source.args[0]  # type: ignore[assignment]
-        if _name(source) == "cat":
+        if operator_name(source) == "cat":
             return self._listed_heads(node, consumer, source, chain)
-        shape = _shape(source)
-        is_attention = _name(source) in ("scaled_dot_product_attention", "matmul")
+        shape = shape_of(source)
+        is_attention = operator_name(source) in ("scaled_dot_product_attention", "matmul")
         if not is_attention or len(shape) != 4 or source in self._products:
             return None
         heads, width = shape[1], shape[3]
@@ -169,7 +169,7 @@ class _Finder:
             every |= {*made, *region}
             names.append({layer.name for layer in made.values()})
             layers |= {layer.name: layer for layer in made.values()}
-        widths = {_shape(part)[-1] for part in parts}
+        widths = {shape_of(part)[-1] for part in parts}
         if len(parts) < 2 or len(widths) != 1 or not all(names) or not _is_closed(every, node):
             return None
         owner = _common_list(self._module, names)
@@ -254,7 +254,8 @@ def _is_closed(nodes: set[fx.Node], consumer: fx.Node) -> bool:
     return all(user in nodes or user is consumer for node in nodes for user in node.users)
 
 
-def _name(node: Any) -> str:
+def operator_name(node: Any) -> str:
+    """The name of a node's operator without its namespace; empty where it calls none."""
     if not isinstance(node, fx.Node) or node.op not in ("call_function", "call_method"):
         return ""
     target: Any = node.target
@@ -263,7 +264,8 @@ def _name(node: Any) -> str:
     return target if isinstance(target, str) else getattr(target, "__name__", "")
 
 
-def _shape(node: Any) -> tuple[int, ...]:
+def shape_of(node: Any) -> tuple[int, ...]:
+    """The shape of a node's tensor; empty where it has none."""
     value = node.meta.get("val") if isinstance(node, fx.Node) else None
     return tuple(int(each) for each in value.shape) if isinstance(value, Tensor) else ()
 

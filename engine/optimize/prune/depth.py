@@ -83,10 +83,10 @@ def remove_blocks_(program: Program, context: BuildContext) -> list[str]:
         f"{', '.join(map(str, gone[each.name]))} of {len(each.blocks)} in {each.name}"
         for each in stacks
     )
-    error = distance(answer_of(program, calls[0]), dense)
+    change = distance(answer_of(program, calls[0]), dense)
     return [
         f"structured_prune: blocks {told} removed, those that turn what passes least on {used};"
-        f" the outputs move by {error:.3f}.",
+        f" the outputs move by {change:.3f}.",
         *notes,
     ]
 

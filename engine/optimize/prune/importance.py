@@ -62,6 +62,25 @@ def second_moments(
     return sums
 
 
+def refitted(layer: Layer, moments: Tensor, stays: Tensor) -> tuple[Tensor, Tensor | None, float]:
+    """The flat weight [out, stays] and bias that stand best for the whole layer, and their error.
+
+    Args:
+        layer: with its whole weight.
+        moments: sum of x x^T over its inputs with a one appended.
+        stays: indices of the flat input features that are left.
+    """
+    flat, bias = _flat_weight(layer)
+    full, moments = _with_bias(flat, bias, moments)
+    damped = _damped(moments)
+    last = torch.tensor([len(moments) - 1] if bias is not None else [], dtype=torch.int64)
+    kept = torch.cat((stays, last))
+    fitted = _fitted(full, damped, kept)
+    error = _lost(full, fitted, moments, kept)
+    weight = fitted[:, : len(stays)].to(flat.dtype)
+    return weight, fitted[:, -1].to(flat.dtype) if bias is not None else None, error
+
+
 def calibration_calls(examples: list[Example], inputs: Inputs) -> list[Inputs]:
     """The calibration inputs; the workload's own where there are none."""
     return [each.inputs for each in examples[:_MOST_CALLS]] or [inputs]
@@ -83,15 +102,8 @@ def choose(block: Block, moments: Tensor, keep: int, *, refit: bool) -> Choice:
     """
     flat, bias = _flat_weight(block.consumer)
     columns = _flat_columns(block)
-    moments = moments.double().cpu()
-    full = torch.cat((flat, (bias if bias is not None else torch.zeros(len(flat)))[:, None]), 1)
-    full = full.double()
-    if bias is None:
-        # Without a bias a constant cannot be made up for.
-        moments, full = moments[:-1, :-1], full[:, :-1]
-    damped = moments + _DAMPING * moments.diagonal().mean().clamp_min(1e-12) * torch.eye(
-        len(moments), dtype=moments.dtype
-    )
+    full, moments = _with_bias(flat, bias, moments)
+    damped = _damped(moments)
     if refit:
         kept = _eliminated(full, damped, columns, keep, bias is not None)
     else:
@@ -100,40 +112,69 @@ def choose(block: Block, moments: Tensor, keep: int, *, refit: bool) -> Choice:
     last = torch.tensor([len(moments) - 1] if bias is not None else [], dtype=torch.int64)
     stays = torch.cat((features, last))
     fitted = _fitted(full, damped, stays) if refit else full[:, stays]
-    lost = full.clone()
-    lost[:, stays] -= fitted
-    before = torch.einsum("of,fg,og->", full, moments, full).clamp_min(1e-30)
-    error = torch.einsum("of,fg,og->", lost, moments, lost).clamp_min(0) / before
+    error = _lost(full, fitted, moments, stays)
     dtype = flat.dtype
     return Choice(
         kept=kept,
         weight=fitted[:, : len(features)].to(dtype),
         bias=fitted[:, -1].to(dtype) if bias is not None else None,
-        relative_error=float(error.sqrt()),
+        relative_error=error,
     )
 
 
 def input_rows(layer: Layer, inputs: Tensor) -> Tensor:
     """The rows that a layer multiplies by its flat weight [rows, features], at most 4096 of them.
 
-    For a convolution its patches.
+    For a convolution its patches; for a transposed one, which has none, its pixels.
     """
-    if not layer.is_convolution:
-        rows = inputs.reshape(-1, inputs.shape[-1])
+    owner: Any = layer.module
+    if isinstance(owner, nn.ConvTranspose2d):
+        rows = inputs.movedim(1, -1).reshape(-1, inputs.shape[1])
+    elif layer.is_convolution:
+        rows = _patches(owner, inputs)
     else:
-        owner: Any = layer.module
-        if isinstance(owner, nn.Conv1d):
-            inputs = inputs.unsqueeze(2)
-        kernel, padding, stride, dilation = (
-            (each if len(each) == 2 else (first, *each))
-            for each, first in (
-                (owner.kernel_size, 1), (owner.padding, 0), (owner.stride, 1), (owner.dilation, 1)
-            )
-        )  # fmt: skip
-        patches = F.unfold(inputs, kernel, dilation=dilation, padding=padding, stride=stride)
-        rows = patches.transpose(1, 2).reshape(-1, patches.shape[1])
+        rows = inputs.reshape(-1, inputs.shape[-1])
     step = max(1, len(rows) // _ROWS_A_CALL)
     return rows[::step].float()
+
+
+def _patches(owner: Any, inputs: Tensor) -> Tensor:
+    # Whatever the padding is called, here it is written out.
+    inputs = F.pad(
+        inputs, owner._reversed_padding_repeated_twice,
+        mode="constant" if owner.padding_mode == "zeros" else owner.padding_mode,
+    )  # fmt: skip
+    if isinstance(owner, nn.Conv1d):
+        inputs = inputs.unsqueeze(2)
+    kernel, stride, dilation = (
+        each if len(each) == 2 else (1, *each)
+        for each in (owner.kernel_size, owner.stride, owner.dilation)
+    )
+    patches = F.unfold(inputs, kernel, dilation=dilation, stride=stride)
+    return patches.transpose(1, 2).reshape(-1, patches.shape[1])
+
+
+def _with_bias(flat: Tensor, bias: Tensor | None, moments: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights with the bias as their last column, and the moments that belong to them."""
+    moments = moments.double().cpu()
+    if bias is None:
+        # Without a bias a constant cannot be made up for.
+        return flat.double(), moments[:-1, :-1]
+    return torch.cat((flat, bias[:, None]), 1).double(), moments
+
+
+def _damped(moments: Tensor) -> Tensor:
+    size = moments.diagonal().mean().clamp_min(1e-12)
+    return moments + _DAMPING * size * torch.eye(len(moments), dtype=moments.dtype)
+
+
+def _lost(full: Tensor, fitted: Tensor, moments: Tensor, stays: Tensor) -> float:
+    """Relative error of the outputs of a layer that keeps some of its inputs."""
+    lost = full.clone()
+    lost[:, stays] -= fitted
+    before = torch.einsum("of,fg,og->", full, moments, full).clamp_min(1e-30)
+    after = torch.einsum("of,fg,og->", lost, moments, lost).clamp_min(0)
+    return float((after / before).sqrt())
 
 
 def _flat_weight(layer: Layer) -> tuple[Tensor, Tensor | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,8 +10,10 @@ from torch import Tensor, nn
 
 from engine.errors import StepRefused
 from engine.optimize.prune.blocks import find_blocks
+from engine.optimize.prune.depth import describe_stacks, remove_blocks_
 from engine.optimize.prune.importance import Choice, calibration_calls, choose, second_moments
 from engine.optimize.prune.surgery import Cut, cut_all_
+from engine.optimize.prune.thinning import describe_channels, thin_
 from engine.optimize.prune.units import Block
 from engine.optimize.technique import BuildContext
 from engine.program import Inputs, Program
@@ -23,14 +26,23 @@ _CONFIG_NAMES = {
     "ffn": ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size", "d_ff", "hidden_dim"),
     "heads": ("num_attention_heads", "n_head", "n_heads", "num_heads"),
 }
+# Targets that are found and cut in another way than a block of one consumer.
+_OTHERS: dict[str, Callable[[Program, BuildContext], list[str]]] = {
+    "channels": thin_,
+    "layers": remove_blocks_,
+}
 
 
 def describe(program: Program, inputs: Inputs) -> dict[str, Any]:
     """The blocks that can be cut, and how much of each the rest can make up for; plain JSON."""
+    if any(each.is_meta for each in program.module.parameters()):
+        return {"refusal": "the weights are not in memory, and what goes is chosen by them."}
+    stacks = describe_stacks(program, inputs)
     try:
         blocks = find_blocks(program.module, inputs)
+        channels = describe_channels(program.module, inputs)
     except StepRefused as refusal:
-        return {"refusal": refusal.message}
+        return {"refusal": refusal.message, "stacks": stacks}
     tried = [b for b in blocks if b.kind == "ffn" and b.columns.numel() <= _WIDEST_TRIED]
     shares, rows = _redundancy(program, tried[:_MOST_TRIED], inputs)
     return {
@@ -44,7 +56,9 @@ def describe(program: Program, inputs: Inputs) -> dict[str, Any]:
                 "redundant": shares.get(each.consumer.name, 0.0),
             }
             for each in blocks
-        ],
+        ]
+        + channels,
+        "stacks": stacks,
         "rows": rows,
         "redundant_below": _REDUNDANT_BELOW,
     }
@@ -57,6 +71,8 @@ def prune_(program: Program, context: BuildContext) -> list[str]:
         StepRefused: nothing could be cut.
     """
     config = context.config
+    if config.target in _OTHERS:
+        return _OTHERS[config.target](program, context)
     patterns = [part.strip() for part in config.exclude.split("|") if part.strip()]
     context.progress(0.05, "reading the graph")
     blocks = [

@@ -60,8 +60,9 @@ class CsrLinear(nn.Module):
         # Where it is registered, one operator, which profilers name and compilers leave whole.
         product = getattr(torch.ops.workbench, "csr_linear", CsrLinear.product)
         y = product(rows, self.values, self.columns, self.starts)
-        if self.bias is not None:
-            y = y + self.bias
+        bias = self._buffers["bias"]
+        if bias is not None:
+            y = y + bias
         shaped: torch.Tensor = y.reshape(*x.shape[:-1], self.out_features)
         return shaped.to(x.dtype)
 

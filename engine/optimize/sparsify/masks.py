@@ -58,7 +58,7 @@ def global_masks(found: Mapping[str, Tensor], sparsity: float) -> dict[str, Tens
     """Keeps the largest scores of all layers together."""
     joined = torch.cat([each.flatten().cpu() for each in found.values()])
     whole = layer_mask(joined[None], sparsity)[0]
-    masks = whole.split([each.numel() for each in found.values()])
+    masks = torch.split(whole, [each.numel() for each in found.values()])
     return {
         name: mask.reshape(each.shape).to(each.device)
         for (name, each), mask in zip(found.items(), masks, strict=True)

@@ -54,7 +54,7 @@ class SemiStructuredLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Outputs [..., out] of x [..., in]."""
-        return nn.functional.linear(x, self.packed, self.bias)
+        return nn.functional.linear(x, self.packed, self._buffers["bias"])
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "packed": None, "dense": self.weight}

@@ -1,4 +1,4 @@
-"""Feed-forward channels and attention heads removed."""
+"""Channels, attention heads and whole blocks removed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from engine.errors import StepRefused
-from engine.optimize.technique import BuildContext, CostTable, Stage, Target, Technique
+from engine.optimize.prune.forecast import (
+    remaining_shares,
+    removed_blocks,
+    removed_units,
+    wanted_blocks,
+)
+from engine.optimize.technique import (
+    BuildContext,
+    CostTable,
+    OperatorCost,
+    Stage,
+    Target,
+    Technique,
+)
 from engine.params import param
 from engine.records import BuildForecast, Evidence, Fingerprint, Realness, Step, Suggestion
 
@@ -17,14 +30,17 @@ if TYPE_CHECKING:
 
 
 class StructuredPrune(Technique):
-    """Remove feed-forward channels and attention heads.
+    """Remove channels, attention heads or whole blocks.
 
-    Layers really get smaller: a channel goes from the layers that produce it and from the one that
-    consumes it, in gated feed-forwards and through batch norm and pooling too. Heads go with their
-    queries, keys and values; where several query heads share a key head, the whole group goes, or
-    one query head of every group. What goes is chosen on calibration data, never on evaluation
-    data, and the layer behind is fitted again to what stays (`refit`). Every cut is proved against
-    the old shape with the same units set to zero; what cannot be cut so stays whole, and is named.
+    Layers really get smaller: a feed-forward channel goes from the layers that produce it and from
+    the one that consumes it (`ffn`). Heads go with their queries, keys and values; where several
+    query heads share a key head, the whole group goes, or one query head of every group.
+    `channels` are those of convolutional networks: what a residual sum, a product or a depthwise
+    convolution ties together goes together. `layers` are whole blocks of a stack, those that turn
+    least what passes through them. What goes is chosen on calibration data, never on evaluation
+    data, and the layer behind is fitted again to what stays (`refit`; not for whole blocks). Every
+    cut is proved against the old shape with the same units set to zero, or with the same blocks
+    handing on what they get; what cannot be cut so stays whole, and is named.
     """
 
     name: ClassVar[str] = "structured_prune"
@@ -34,6 +50,9 @@ class StructuredPrune(Technique):
         "Hassibi and Stork 1993, Second order derivatives for network pruning",
         "Frantar and Alistarh 2022, Optimal Brain Compression, section 3",
         "Michel et al. 2019, Are Sixteen Heads Really Better than One?",
+        "Fang et al. 2023, DepGraph: Towards Any Structural Pruning (channels tied together)",
+        "Men et al. 2024, ShortGPT: Layers in Large Language Models are More Redundant Than You"
+        " Expect, section 3.1",
     )
     theory: ClassVar[str] = (
         "A product costs in proportion to its channels, so removed channels save time, FLOPs and"
@@ -48,11 +67,12 @@ class StructuredPrune(Technique):
         """How much of what."""
 
         ratio: float = param(
-            0.25, "Share of the channels or heads to remove.", low=0.01, high=0.9, step=0.05
+            0.25, "Share of the channels, heads or blocks to remove.", low=0.01, high=0.9, step=0.05
         )
         target: str = param(
-            "ffn", "What to remove: feed-forward channels, attention heads, or both.",
-            choices=("ffn", "heads", "both"),
+            "ffn", "What to remove: feed-forward channels, attention heads, both, channels of"
+            " convolutions, or whole blocks.",
+            choices=("ffn", "heads", "both", "channels", "layers"),
         )  # fmt: skip
         refit: bool = param(
             True, "Fit the layer behind to what stays, by least squares on calibration data."
@@ -72,18 +92,19 @@ class StructuredPrune(Technique):
     def check(self, target: Target) -> tuple[str, ...]:
         """No without channels or heads that can go, or where rounding leaves them all."""
         facts, config = target.facts, target.config
+        if config.target == "layers" and "stacks" in facts:
+            return _stack_reasons(facts["stacks"], config)
         if facts.get("refusal"):
             return (str(facts["refusal"]),)
         if "blocks" not in facts:
             return ()
-        wanted = [each for each in facts["blocks"] if config.target in (each["kind"], "both")]
-        noun = {"ffn": "feed-forward channels", "heads": "attention heads", "both": "channels"}
+        wanted = wanted_blocks(facts, config)
         if not wanted:
             return (
-                f"no {noun[config.target]} can be removed: what lies between the layers mixes them,"
-                " or a residual connection carries them.",
+                f"no {_NOUNS[config.target]} can be removed: what lies between the layers mixes"
+                " them, or a residual connection carries them to where they must stay.",
             )
-        if not any(_removed(each, config) for each in wanted):
+        if not any(removed_units(each, config) for each in wanted):
             return (
                 f"a ratio of {config.ratio} removes nothing from {wanted[0]['units']} units"
                 f" (round_to={config.round_to}): raise the ratio.",
@@ -93,33 +114,19 @@ class StructuredPrune(Technique):
     def estimate(self, costs: CostTable, target: Target) -> CostTable:
         """Fewer FLOPs and bytes in the layers that are cut; overheads as they were."""
         config = target.config
-        shares: dict[str, float] = {}
-        for each in target.facts.get("blocks", []):
-            if config.target not in (each["kind"], "both") or not each["units"]:
-                continue
-            stays = 1 - _removed(each, config) / each["units"]
-            for name in each["modules"]:
-                shares[name] = shares.get(name, 1.0) * stays
+        shares = remaining_shares(target.facts, config)
+        blocks = tuple(removed_blocks(target.facts, config))
         rows = []
         gone: dict[str, float] = {}  # bytes of each weight, which prefill and decode both read
         for row in costs.operators:
-            stays = shares.get(row.module, 1.0)
+            is_gone = any(
+                row.module == name or row.module.startswith(f"{name}.") for name in blocks
+            )
+            stays = 0.0 if is_gone else shares.get(row.module, 1.0)
             for name, size in row.held.items():
                 gone[name] = min(gone.get(name, size), size * (1 - stays))
-            if stays == 1.0:
-                rows.append(row)
-                continue
-            rows.append(
-                dataclasses.replace(
-                    row.scaled_weights(stays),
-                    flops=row.flops * stays,
-                    moved_bytes=row.moved_bytes * stays,
-                    time_low_ms=row.overhead_ms + (row.time_low_ms - row.overhead_ms) * stays,
-                    # Small products do not get faster in proportion.
-                    time_high_ms=row.overhead_ms
-                    + (row.time_high_ms - row.overhead_ms) * (stays + 1) / 2,
-                )
-            )
+            if not is_gone:
+                rows.append(row if stays == 1.0 else _smaller(row, stays))
         saved = sum(gone.values())
         held = costs.weight_bytes - saved
         is_mild = config.refit and config.ratio <= 0.25 and config.target == "ffn"
@@ -133,7 +140,8 @@ class StructuredPrune(Technique):
             quality_risk="high" if costs.quality_risk == "high" else risk,
             basis=(
                 *costs.basis,
-                f"structured_prune: {len(shares)} layers smaller, time by their FLOPs",
+                f"structured_prune: {len(shares)} layers smaller, time by their FLOPs;"
+                f" {len(blocks)} blocks gone",
             ),
         )
 
@@ -200,16 +208,34 @@ class StructuredPrune(Technique):
         return Realness("REAL", detail, share)
 
 
-def _removed(block: dict[str, Any], config: Any) -> float:
-    """Units that go from one block: rounding leaves more, never fewer, than asked."""
-    units = int(block["units"])
-    if block["kind"] == "ffn":
-        stays: int = -(-round((1 - config.ratio) * units) // config.round_to) * config.round_to
-        return max(0, units - max(stays, 1))
-    whole: int = min(units - 1, int(config.ratio * units + 1e-9))
-    if whole > 0 or block.get("shared", 1) < 2 or not block.get("by_query_heads"):
-        return max(0, whole)
-    shared = int(block["shared"])
-    # One query head of every group, counted in groups as the units are.
-    gone: int = min(shared - 1, int(config.ratio * shared + 1e-9))
-    return gone * units / shared
+_NOUNS = {
+    "ffn": "feed-forward channels",
+    "heads": "attention heads",
+    "both": "channels",
+    "channels": "channels of convolutions",
+}
+
+
+def _smaller(row: OperatorCost, stays: float) -> OperatorCost:
+    return dataclasses.replace(
+        row.scaled_weights(stays),
+        flops=row.flops * stays,
+        moved_bytes=row.moved_bytes * stays,
+        time_low_ms=row.overhead_ms + (row.time_low_ms - row.overhead_ms) * stays,
+        # Small products do not get faster in proportion.
+        time_high_ms=row.overhead_ms + (row.time_high_ms - row.overhead_ms) * (stays + 1) / 2,
+    )
+
+
+def _stack_reasons(stacks: list[dict[str, Any]], config: Any) -> tuple[str, ...]:
+    if not stacks:
+        return (
+            "no stack of blocks was found whose entries hand one tensor on past a residual"
+            " connection, so none can go.",
+        )
+    if not removed_blocks({"stacks": stacks}, config):
+        longest = max(stack["blocks"] for stack in stacks)
+        return (
+            f"a ratio of {config.ratio} removes nothing from {longest} blocks: raise the ratio.",
+        )
+    return ()
