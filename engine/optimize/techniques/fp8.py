@@ -54,7 +54,7 @@ class Fp8(Technique):
         " which averages out in a product."
     )
     sample: ClassVar[str] = "random_llama"
-    example: ClassVar[str] = "device_placement:device=cuda,fp8"
+    example_workload: ClassVar[dict[str, Any]] = {"device": "cuda"}
     max_relative_error: ClassVar[float] = 0.1
 
     @dataclass(frozen=True)
