@@ -30,7 +30,6 @@ print(float((y - case["y"]).abs().max()))
 """
 
 
-
 @pytest.mark.parametrize(
     ("module", "shape", "recipe", "kernel"),
     [

@@ -170,7 +170,9 @@ def test_its_source_stands_alone() -> None:
     for made, x in ((linear()[1], values(3, 63)), (convolution()[1], values(2, 5, 9, 7))):
         source, call = made.export_source()
         scope: dict[str, object] = {}
-        code = compile(f"import torch\nfrom torch import nn\n{source}", "m", "exec", dont_inherit=True)
+        code = compile(
+            f"import torch\nfrom torch import nn\n{source}", "m", "exec", dont_inherit=True
+        )
         exec(code, scope)
         other = eval(call, scope)
         other.load_state_dict(made.state_dict())

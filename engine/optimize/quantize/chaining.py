@@ -99,7 +99,9 @@ def _defaults(module: nn.Module, given: Any) -> dict[str, Any]:
     """Arguments that the workload leaves at their default: constants, not values to trace."""
     taken = list(inspect.signature(module.forward).parameters.values())
     left = (
-        taken[given:] if isinstance(given, int) else [each for each in taken if each.name not in given]
+        taken[given:]
+        if isinstance(given, int)
+        else [each for each in taken if each.name not in given]
     )
     plain = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     return {
@@ -149,8 +151,6 @@ def _called(module: nn.Module, graph: fx.Graph) -> dict[int, int]:
         if found is not None:
             counts[id(found)] = counts.get(id(found), 0) + 1
     return counts
-
-
 
 
 def _is_tied(module: nn.Module, layer: nn.Module) -> bool:

@@ -97,7 +97,9 @@ def observe(
     return seen
 
 
-def levels_of(values: Tensor, low: float, high: float, observer: str, top: int) -> tuple[float, int]:
+def levels_of(
+    values: Tensor, low: float, high: float, observer: str, top: int
+) -> tuple[float, int]:
     """Scale and zero point that spread levels 0 to `top` over what was observed.
 
     minmax takes in the whole range; percentile leaves out one value of ten thousand at each side;
