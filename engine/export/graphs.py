@@ -11,6 +11,7 @@ from torch.export import Dim, ExportedProgram
 
 from engine.errors import ExportFailed
 from engine.export.cases import FlatCalls
+from engine.export.leaves import call_leaves_, leaf_layers, leaves_in_place
 
 
 def exported_programs(calls: FlatCalls) -> dict[str, ExportedProgram]:
@@ -41,7 +42,14 @@ def plain_graphs(calls: FlatCalls) -> dict[str, fx.GraphModule]:
     found = {role: each for role, each in owners.items() if isinstance(each, fx.GraphModule)}
     if found:
         return found
-    return {role: _unlifted(each) for role, each in exported_programs(calls).items()}
+    leaves = leaf_layers(calls.forward)
+    if not leaves:
+        return {role: _unlifted(each) for role, each in exported_programs(calls).items()}
+    with leaves_in_place(calls.forward, leaves):
+        graphs = {role: _unlifted(each) for role, each in exported_programs(calls).items()}
+    for graph in graphs.values():
+        call_leaves_(graph, leaves)
+    return graphs
 
 
 def _unlifted(program: ExportedProgram) -> fx.GraphModule:

@@ -12,7 +12,7 @@ from torch import nn
 from engine.errors import StepRefused
 from engine.optimize.build import build_variant, make_traceable_
 from engine.optimize.quantize.int8_layer import Int8Linear
-from engine.optimize.quantize.int8_linear import quantized, to_float_
+from engine.optimize.quantize.int8_linear import MANY_ROWS, quantized, to_float_
 from engine.optimize.recipe import read_recipe
 from engine.optimize.technique import CostTable, OperatorCost, Target
 from engine.optimize.techniques.dynamic_int8 import DynamicInt8
@@ -33,14 +33,12 @@ def linear(*, bias: bool = True) -> nn.Linear:
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("shape", [(64,), (1, 64), (3, 64), (2, 5, 64)])
-@pytest.mark.parametrize("traceable", [False, True])
-def test_outputs_stay_within_the_rounding(
-    bias: bool, shape: tuple[int, ...], traceable: bool
-) -> None:
+@pytest.mark.parametrize("form", ["few rows", "many rows", "traceable"])
+def test_outputs_stay_within_the_rounding(bias: bool, shape: tuple[int, ...], form: str) -> None:
     layer = linear(bias=bias)
     x = torch.randn(shape, generator=torch.Generator().manual_seed(1))
-    made = quantized(layer)
-    if traceable:
+    made = quantized(layer, takes_many_rows=form == "many rows")
+    if form == "traceable":
         make_traceable_(made)
     assert made(x).shape == layer(x).shape
     assert relative_error(made(x), layer(x)) < ROUNDING
@@ -55,11 +53,14 @@ def test_each_row_has_a_scale_of_its_own() -> None:
     assert relative_error(made(x)[1], layer(x)[1]) < ROUNDING
 
 
-def test_a_refined_layer_loses_only_what_rounding_the_weights_costs() -> None:
+@pytest.mark.parametrize("many", [False, True])
+def test_a_refined_layer_loses_only_what_rounding_the_weights_costs(many: bool) -> None:
     layer = linear()
     x = torch.randn(4, 64, generator=torch.Generator().manual_seed(1))
     x[:, 0] *= 100
-    plain, refined = quantized(layer), quantized(layer, is_refined=True)
+    plain, refined = (
+        quantized(layer, is_refined=each, takes_many_rows=many) for each in (False, True)
+    )
     rounded = refined.to_float()
     assert relative_error(refined(x), rounded(x)) < 0.1 * relative_error(plain(x), rounded(x))
 
@@ -72,19 +73,21 @@ def test_it_holds_a_quarter_of_the_bytes(traceable: bool) -> None:
     assert held_bytes(made)["int8"] == 64 * 48
 
 
+@pytest.mark.parametrize("many", [False, True])
 @pytest.mark.parametrize("refined", [False, True])
-def test_copies_pickles_and_state_dicts_give_the_same_answer(refined: bool) -> None:
-    made = quantized(linear(), is_refined=refined)
+def test_copies_pickles_and_state_dicts_give_the_same_answer(refined: bool, many: bool) -> None:
+    made = quantized(linear(), is_refined=refined, takes_many_rows=many)
     x = torch.randn(3, 64)
-    loaded = Int8Linear(64, 48, True, refined)
+    loaded = Int8Linear(64, 48, True, refined, many)
     loaded.load_state_dict(made.state_dict())
     assert made.state_dict()["weight"].dtype == torch.int8
     for other in (copy.deepcopy(made), pickle.loads(pickle.dumps(made)), loaded):
         assert torch.equal(other(x), made(x))
 
 
-def test_the_state_dict_is_the_same_in_both_forms() -> None:
-    made = quantized(linear())
+@pytest.mark.parametrize("many", [False, True])
+def test_the_state_dict_is_the_same_in_both_forms(many: bool) -> None:
+    made = quantized(linear(), takes_many_rows=many)
     before = made.state_dict()
     make_traceable_(made)
     after = made.state_dict()
@@ -96,7 +99,8 @@ def test_its_source_stands_alone() -> None:
     made = quantized(linear())
     source, constructor = made.export_source()
     scope: dict[str, object] = {}
-    exec(f"import torch, inspect, warnings\nfrom torch import nn\n{source}", scope)
+    code = f"import torch\nfrom torch import nn\n{source}"
+    exec(compile(code, "model.py", "exec", dont_inherit=True), scope)
     other = eval(constructor, scope)
     other.load_state_dict(made.state_dict())
     x = torch.randn(2, 64)
@@ -119,6 +123,15 @@ def test_products_run_int8_kernels() -> None:
         made(torch.randn(2, 64))
     assert "quantized::linear_dynamic" in {each.name for each in packed.events()}
     assert "aten::_int_mm" in {each.name for each in plain.events()}
+
+
+def test_a_workload_of_many_rows_gets_the_product_that_is_made_for_them() -> None:
+    many = torch.randn(MANY_ROWS, 16, generator=torch.Generator().manual_seed(3))
+    variant = build_variant(opened(FeedForward(), (many,)), recipe(), machine=THIS)
+    assert variant.program.module.up.takes_many_rows
+    assert "qlinear_pointwise" in variant.outcomes[0].realness.detail
+    variant = build_variant(opened(FeedForward(), X), recipe(), machine=THIS)
+    assert not variant.program.module.up.takes_many_rows
 
 
 def test_scales_stay_in_float32_whatever_is_converted_around() -> None:

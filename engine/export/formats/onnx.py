@@ -36,6 +36,10 @@ class Onnx(Format):
         dtypes = {each.dtype for each in variant.program.module.parameters()}
         if torch.bfloat16 in dtypes:
             return ("ONNX Runtime's CPU provider has no bfloat16 matrix kernels: drop that step.",)
+        steps = {step.technique for step in variant.recipe.steps}
+        own = [name for name in ("static_int8", "fp8") if name in steps]
+        if own:
+            return (f"ONNX has no operators for the layers of {own[0]}; safetensors holds them.",)
         return runtime_reasons(variant, "onnxruntime")
 
     def tolerance(self, variant: Variant) -> float:

@@ -36,9 +36,11 @@ class TorchExport(Format):
 def packed_weights(variant: Variant, owner: str) -> tuple[str, ...]:
     """Why a graph of torch operators cannot hold this variant's packed int8 weights."""
     steps = {step.technique for step in variant.recipe.steps}
-    if "dynamic_int8" in steps:
-        return (f"{owner} cannot hold the packed int8 weights of dynamic_int8; safetensors can.",)
-    return ()
+    return tuple(
+        f"{owner} cannot hold the packed int8 weights of {name}; safetensors can."
+        for name in ("dynamic_int8", "static_int8")
+        if name in steps
+    )
 
 
 def generates(job: ExportJob) -> bool:

@@ -7,7 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from engine.optimize.quantize.fp8_layer import Fp8Linear
 from engine.optimize.quantize.int8_layer import Int8Linear
+from engine.optimize.quantize.static_int8_layer import StaticInt8Layer
 from engine.program import Inputs, Program
 
 # Their operands must have one dtype; elementwise operators promote.
@@ -87,6 +89,9 @@ def _convert_tensors_(
     """Parameters and buffers to `dtype`; ties stay ties, since the tensors are changed in place."""
     kept: dict[str, list[str]] = {"buffers": [], "modules": []}
     left = _left_alone(module, patterns, kept["modules"])
+    for each in module.modules():
+        if isinstance(each, StaticInt8Layer):
+            each.dtype = dtype  # what it answers in where levels come in
     for parameter in module.parameters():
         if parameter.is_floating_point() and id(parameter) not in left:
             parameter.data = parameter.data.to(dtype)
@@ -109,7 +114,7 @@ def _left_alone(module: nn.Module, patterns: list[str], names: list[str]) -> set
             if not any(name.startswith(f"{outer}.") for outer in names):
                 names.append(name)
             left |= {id(each) for each in (*child.parameters(), *child.buffers())}
-        if isinstance(child, Int8Linear):
+        if isinstance(child, Int8Linear | StaticInt8Layer | Fp8Linear):
             left |= {id(each) for each in child.buffers()}
     return left
 

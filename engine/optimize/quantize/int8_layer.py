@@ -13,19 +13,25 @@ class Int8Linear(nn.Module):
 
     One weight scale for each output channel, one activation scale for each row (token). A refined
     layer adds a second product with what rounding the activations left over: about 16 bits for
-    them, for layers whose inputs have a few very large values. On x86 the weights are packed for
-    FBGEMM; elsewhere, and where a compiler or exporter has to trace it, they are plain int8
+    them, for layers whose inputs have a few very large values. On x86 the weights are packed, for
+    FBGEMM, whose one call costs least for one row, or for oneDNN, which is faster for many; elsewhere, and where a compiler or exporter has to trace it, they are plain int8
     tensors for `torch._int_mm`. The state dict is the same in both forms: `weight` int8 [out, in],
     `scale` float32 [out], `bias` float32 [out].
     """
 
     def __init__(
-        self, in_features: int, out_features: int, has_bias: bool = False, is_refined: bool = False
+        self,
+        in_features: int,
+        out_features: int,
+        has_bias: bool = False,
+        is_refined: bool = False,
+        takes_many_rows: bool = False,
     ) -> None:
         super().__init__()
         self.in_features = in_features
         self.out_features = out_features
         self.is_refined = is_refined
+        self.takes_many_rows = takes_many_rows and hasattr(torch.ops.onednn, "qlinear_pointwise")
         # Without VNNI the kernel adds pairs in 16 bits: activations then use 7 bits, or sums
         # saturate.
         self.reduces_range = not torch.cpu._is_vnni_supported()
@@ -46,6 +52,10 @@ class Int8Linear(nn.Module):
             self.register_buffer("weight", weight)
             self.register_buffer("scale", scale)
             return
+        if self.takes_many_rows:
+            self.register_buffer("scale", scale)
+            self.pack_for_many_rows(weight)
+            return
         zeros = torch.zeros(self.out_features, dtype=torch.int64)
         engine = torch.backends.quantized.engine
         torch.backends.quantized.engine = "fbgemm"  # a packed weight keeps the engine that made it
@@ -61,10 +71,23 @@ class Int8Linear(nn.Module):
         # Scales, and column sums for the activations' zero point, stand beside the weights.
         self.packed_bytes = {"int8": weight.numel(), "float32": 8 * self.out_features}
 
+    def pack_for_many_rows(self, weight: torch.Tensor) -> None:
+        """oneDNN's layout of [out, in]; scales stay beside it."""
+        with warnings.catch_warnings():
+            # Bytes of the quantized dtype are on their way out; torch says so at the first.
+            warnings.simplefilter("ignore")
+            torch.quantize_per_tensor(torch.zeros(1), 1.0, 0, torch.quint8)
+        self.zeros = torch.zeros(self.out_features, dtype=torch.int32)
+        self.packed = torch.ops.onednn.qlinear_prepack(weight.contiguous(), None)
+        self.packed_bytes = {"int8": weight.numel(), "int32": 4 * self.out_features}
+
     def plain_weights(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Int8 weights [out, in] and their scales [out]."""
         if self.packed is None:
             return self.get_buffer("weight"), self.get_buffer("scale")
+        if self.takes_many_rows:
+            packed: torch.Tensor = self.packed
+            return packed.to_dense().t().contiguous(), self._buffers["scale"]  # type: ignore[return-value]
         levels, _ = torch.ops.quantized.linear_unpack(self.packed)
         return levels.int_repr(), levels.q_per_channel_scales().float()
 
@@ -94,12 +117,12 @@ class Int8Linear(nn.Module):
             return self.forward(x.float()).to(x.dtype)
         if x.dim() < 2:  # the kernel wants rows
             return self.forward(x.unsqueeze(0)).squeeze(0)
-        if x.numel() == self.in_features:
+        if x.numel() == self.in_features and not self.takes_many_rows:
             y = self.product(x)
             return y if self.bias is None else y + self.bias
         # The kernel takes one scale a call: rows brought to the same largest value have one each.
         top = torch.linalg.vector_norm(x, float("inf"), -1, keepdim=True).clamp_min(1e-20)
-        y = self.product(x / top)
+        y = self.many_rows(x / top) if self.takes_many_rows else self.product(x / top)
         return y * top if self.bias is None else torch.addcmul(self.bias, y, top)
 
     def product(self, x: torch.Tensor) -> torch.Tensor:
@@ -112,6 +135,32 @@ class Int8Linear(nn.Module):
             y = y + linear(
                 x - torch.fake_quantize_per_tensor_affine(x, scale, zero, 0, top), self.packed, low
             )
+        return y
+
+    def many_rows(self, x: torch.Tensor) -> torch.Tensor:
+        """The packed weights times rows within -1 and 1."""
+        half = 63 if self.reduces_range else 127
+        levels = self.levels(x, 1 / half, half + 1)
+        y = self.level_product(levels, 1 / half, half + 1)
+        if self.is_refined:
+            rest = x - (levels.float() - (half + 1)) / half
+            step = 1 / (2 * half * half)
+            y = y + self.level_product(self.levels(rest, step, half + 1), step, half + 1)
+        return y
+
+    def levels(self, x: torch.Tensor, scale: float, zero: int) -> torch.Tensor:
+        """round(x / scale) + zero as bytes."""
+        held = torch.quantize_per_tensor(x, scale, zero, torch.quint8)
+        # The same memory as plain bytes: int_repr() would copy it.
+        plain = torch.empty(0, dtype=torch.uint8)
+        return plain.set_(held.untyped_storage(), 0, held.shape, held.stride())
+
+    def level_product(self, levels: torch.Tensor, scale: float, zero: int) -> torch.Tensor:
+        """The packed weights times levels, float32."""
+        y: torch.Tensor = torch.ops.onednn.qlinear_pointwise(
+            levels, scale, zero, self.packed, self._buffers["scale"], self.zeros, None, 1.0, 0,
+            torch.float32, "none", [], "",
+        )  # fmt: skip
         return y
 
     def traced(self, x: torch.Tensor) -> torch.Tensor:
@@ -137,8 +186,10 @@ class Int8Linear(nn.Module):
 
     def export_source(self) -> tuple[str, str]:
         """The source of this class, and the call that makes an empty layer like this one."""
-        arguments = (self.in_features, self.out_features, self.bias is not None, self.is_refined)
-        return inspect.getsource(type(self)), f"Int8Linear{arguments}"
+        sizes = (self.in_features, self.out_features, self.bias is not None)
+        call = f"Int8Linear{(*sizes, self.is_refined, self.takes_many_rows)}"
+        needs = "import inspect\nimport warnings\nfrom typing import Any"
+        return f"{needs}\n\n\n{inspect.getsource(type(self))}", call
 
     def extra_repr(self) -> str:
         """Sizes, for printing."""

@@ -13,6 +13,11 @@ from engine.records import Product
 __all__ = ["Int8Linear", "is_linear", "probed", "quantized", "to_float_", "uses_conv1d_layout"]
 
 
+# Measured over float32, weights 768 x 2048 in no cache: 128 rows 0.41 by oneDNN against FBGEMM's
+# 0.48, with a second product 0.56 against 1.17; 16 rows 0.65 against 0.53.
+MANY_ROWS = 32
+
+
 def uses_conv1d_layout(module: nn.Module) -> bool:
     """Whether it is transformers' Conv1D: a Linear that keeps its weight as [in, out]."""
     return type(module).__name__ == "Conv1D" and hasattr(module, "nf") and hasattr(module, "weight")
@@ -35,8 +40,10 @@ def dense_weight(module: nn.Module) -> Tensor:
     return (weight.t() if uses_conv1d_layout(module) else weight).float()
 
 
-def quantized(module: nn.Module, *, is_refined: bool = False) -> Int8Linear:
-    """The int8 layer that replaces a Linear or Conv1D.
+def quantized(
+    module: nn.Module, *, is_refined: bool = False, takes_many_rows: bool = False
+) -> Int8Linear:
+    """The int8 layer that replaces a Linear or Conv1D, packed for one row at a time or for many.
 
     Weights get one symmetric scale for each output channel, so that |q| <= 127; -128 is left out,
     which keeps the range symmetric.
@@ -45,7 +52,8 @@ def quantized(module: nn.Module, *, is_refined: bool = False) -> Int8Linear:
     scale = weight.abs().amax(dim=1).clamp_min(torch.finfo(torch.float32).tiny) / 127
     levels = torch.round(weight / scale[:, None]).clamp_(-127, 127).to(torch.int8)
     bias = module._parameters.get("bias")
-    made = Int8Linear(weight.shape[1], weight.shape[0], bias is not None, is_refined)
+    sizes = (weight.shape[1], weight.shape[0])
+    made = Int8Linear(*sizes, bias is not None, is_refined, takes_many_rows)
     made.to(weight.device)
     made.set_weights(levels, scale)
     if bias is not None:
@@ -82,7 +90,8 @@ def probed(product: Product) -> Callable[[], Tensor]:
     """The int8 layer on made-up data of these sizes; each call is one product."""
     device = torch.device(product.device)
     dtype: torch.dtype = getattr(torch, product.dtype)
-    layer = quantized(nn.Linear(product.inputs, product.outputs, device=device))
+    float_layer = nn.Linear(product.inputs, product.outputs, device=device)
+    layer = quantized(float_layer, takes_many_rows=product.rows >= MANY_ROWS)
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(product.rows, product.inputs, generator=generator).to(device, dtype)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,7 @@ from engine.program import Program
 _VALUES_A_CALL, _ROWS_A_LAYER = 16384, 256
 _PERCENTILE = 0.9999
 _SHRINKS = 40
+_VALUES_SEARCHED = 1 << 16
 
 
 @dataclass
@@ -104,7 +106,8 @@ def levels_of(
     mse shrinks the range to where clipping and rounding together cost least; entropy to where the
     distribution after rounding stays closest to the one before (Kullback-Leibler).
     """
-    low, high = _RANGES[observer](values, min(low, 0.0), max(high, 0.0), top)
+    few = values[:: -(-values.numel() // _VALUES_SEARCHED) or 1]
+    low, high = _RANGES[observer](few, min(low, 0.0), max(high, 0.0), top)
     scale = max((high - low) / top, torch.finfo(torch.float32).tiny * top)
     return scale, round(min(max(-low / scale, 0), top))
 
@@ -127,7 +130,7 @@ def _least_squares(values: Tensor, low: float, high: float, top: int) -> tuple[f
         kept = (torch.round(values / scale) + zero).clamp_(0, top).sub_(zero).mul_(scale)
         return float((kept - values).square_().sum())
 
-    return min(_narrower(low, high), key=lambda each: lost(*each))
+    return _narrowed(low, high, lost)
 
 
 def _least_divergence(values: Tensor, low: float, high: float, top: int) -> tuple[float, float]:
@@ -153,13 +156,16 @@ def _least_divergence(values: Tensor, low: float, high: float, top: int) -> tupl
         seen = left > 0
         return float((left[seen] * (left[seen] / right[seen].clamp_min(1e-12)).log()).sum())
 
-    return min(_narrower(low, high), key=lambda each: diverges(*each))
+    return _narrowed(low, high, diverges)
 
 
-def _narrower(low: float, high: float) -> list[tuple[float, float]]:
-    """The range at its full width down to a fifth."""
+def _narrowed(
+    low: float, high: float, cost: Callable[[float, float], float]
+) -> tuple[float, float]:
+    """The range that costs least: the upper end down to a fifth first, then the lower one."""
     shares = [1 - 0.8 * index / _SHRINKS for index in range(_SHRINKS + 1)]
-    return [(low * each, high * each) for each in shares]
+    best = min((high * each for each in shares), key=lambda each: cost(low, each))
+    return min((low * each for each in shares), key=lambda each: cost(each, best)), best
 
 
 _RANGES = {

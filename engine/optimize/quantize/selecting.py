@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from engine.errors import StepRefused
 from engine.optimize.quantize.int8_linear import (
+    MANY_ROWS,
     Int8Linear,
     dense_weight,
     is_linear,
@@ -90,7 +91,8 @@ def quantize_layers_(program: Program, context: BuildContext) -> list[str]:
             hint="Raise max_layer_error.",
         )
     expected = _outputs(program, context)
-    made = _replace_(module, left, refined, context)
+    many = _with_many_rows(program, left, context)
+    made = _replace_(module, left, refined, many, context)
     moved = _refine_until_close_(program, made, expected, context)
     tried = "calibration data" if context.calibration else "the workload's own inputs"
     notes = [
@@ -191,8 +193,37 @@ def measured_errors(
     return {name: layer_errors(layers[name], rows) for name, rows in seen.items()}
 
 
+def _with_many_rows(
+    program: Program, layers: dict[str, nn.Module], context: BuildContext
+) -> set[str]:
+    """Layers that get many rows in every call of the workload; none where it decodes by tokens."""
+    if context.workload.kind != "forward":
+        return set()
+    fewest: dict[str, int] = {}
+    handles = []
+    for name, layer in layers.items():
+
+        def look(module: nn.Module, inputs: Any, name: str = name) -> None:
+            rows = inputs[0].numel() // max(1, inputs[0].shape[-1])
+            fewest[name] = min(rows, fewest.get(name, rows))
+
+        handles.append(layer.register_forward_pre_hook(look))
+    gradients, program.context.gradients = program.context.gradients, False
+    try:
+        program.forward(context.inputs)
+    finally:
+        program.context.gradients = gradients
+        for handle in handles:
+            handle.remove()
+    return {name for name, rows in fewest.items() if rows >= MANY_ROWS}
+
+
 def _replace_(
-    module: nn.Module, chosen: dict[str, nn.Module], refined: set[str], context: BuildContext
+    module: nn.Module,
+    chosen: dict[str, nn.Module],
+    refined: set[str],
+    many: set[str],
+    context: BuildContext,
 ) -> dict[str, Int8Linear]:
     made: dict[int, Int8Linear] = {}
     wanted = {id(layer): name for name, layer in chosen.items()}
@@ -202,9 +233,12 @@ def _replace_(
             if child is None or id(child) not in wanted:
                 continue
             if id(child) not in made:
-                made[id(child)] = quantized(child, is_refined=wanted[id(child)] in refined)
+                which = wanted[id(child)]
+                made[id(child)] = quantized(
+                    child, is_refined=which in refined, takes_many_rows=which in many
+                )
                 done += 1
-                context.progress(0.3 + 0.4 * done / len(chosen), wanted[id(child)])
+                context.progress(0.3 + 0.4 * done / len(chosen), which)
             parent._modules[name] = made[id(child)]
     return {wanted[key]: layer for key, layer in made.items()}
 

@@ -84,7 +84,7 @@ def make_static_(program: Program, context: BuildContext) -> list[str]:
         raise StepRefused(f"static_int8: no layer is left to quantize: {why}.")
     _replace_(module, {id(left[name]): each for name, each in made.items()})
     notes = [f"static_int8: {len(made)} of {len(every)} Linear and Conv2d layers are int8."]
-    notes += _settled_(program, context, expected, tries_chain=graph is not None and bool(made))
+    notes += _settled_(program, context, expected, tries_chain=graph is not None)
     if folded:
         notes.append(f"{len(folded)} batch norms went into the convolution before them.")
     notes += [f"{name} stays in floating point: {why}." for name, why in list(kept.items())[:8]]
@@ -171,7 +171,7 @@ def _error(program: Program, context: BuildContext, expected: list[Tensor]) -> f
     """Relative error of the outputs; None where the model does not run."""
     try:
         given = _outputs(program, context)
-    except (RuntimeError, TypeError, ValueError):
+    except Exception:  # whatever a stranger's code raises where a layer answers in another layout
         return None
     lost = sum(float((a - b).double().square().sum()) for a, b in zip(given, expected, strict=True))
     whole = sum(float(each.double().square().sum()) for each in expected)

@@ -190,6 +190,12 @@ class StaticInt8Layer(nn.Module):
 class StaticInt8Linear(StaticInt8Layer):
     """A Linear layer [out, in] in int8 with a fixed scale of its inputs."""
 
+    def __init__(
+        self, shape: Sequence[int], has_bias: bool, is_smoothed: bool, levels: Sequence[Any]
+    ) -> None:
+        super().__init__(shape, has_bias, is_smoothed, levels)
+        self.out_features, self.in_features = self.shape
+
     def pack(self, weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
         """OneDNN's layout of [out, in]."""
         packed: torch.Tensor = torch.ops.onednn.qlinear_prepack(weight.contiguous(), None)
@@ -230,6 +236,9 @@ class StaticInt8Conv2d(StaticInt8Layer):
         self.window = tuple(tuple(each) for each in window)  # stride, padding, dilation
         self.lays_plainly = False  # whether outputs lie as [batch, out, ...], at a copy's cost
         super().__init__(shape, has_bias, is_smoothed, levels)
+        self.out_channels, self.in_channels, *self.kernel_size = self.shape
+        self.stride, self.padding, self.dilation = self.window
+        self.groups = 1
 
     def arguments(self) -> tuple[Any, ...]:
         """What makes an empty layer like this one."""
