@@ -81,7 +81,7 @@ def prepared(
         " the steps before."
     )
     made.notes.append(
-        f"What {runtime} takes for activations is in the peak of the process, not in that of tensors."
+        f"What {runtime} takes for activations is seen in the peak of the process alone."
     )
     made.compile_seconds = program.compile_seconds + seconds
     return made
