@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from engine.errors import StepRefused
 from engine.export.cases import FlatCalls
 
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -99,11 +100,58 @@ def quantize_in_blocks(path: Path, bits: int) -> None:
     scheme = DefaultWeightOnlyQuantConfig(
         block_size=_BLOCK[bits], is_symmetric=True, accuracy_level=4, bits=bits
     )
+    model = onnx.load(str(path))
+    _gemm_to_matmul_(model.graph)
     with _quiet():
-        quantizer = MatMulNBitsQuantizer(onnx.load(str(path)), algo_config=scheme)
+        quantizer = MatMulNBitsQuantizer(model, algo_config=scheme)
         quantizer.process()
         path.unlink()
         quantizer.model.save_model_to_file(str(path), _is_large_model(quantizer.model.model))
+
+
+def require_small_weights(path: Path, precision: str) -> None:
+    """Refuses a file in which the quantizer has found nothing to make smaller.
+
+    Raises:
+        StepRefused: no constant has 8 bits or fewer.
+    """
+    held = weights_by_format(path)
+    if not any(held.get(name) for name in ("int8", "uint8", "int4", "uint4")):
+        raise StepRefused(
+            f"{precision} found no product with constant weights in {path.stem}.onnx.",
+            hint="Leave the precision at float32.",
+        )
+
+
+def _gemm_to_matmul_(graph: Any) -> None:
+    """Writes Gemm with constant weights as MatMul and Add, the one form that is quantized."""
+    import onnx
+
+    constants = {each.name: each for each in graph.initializer}
+    nodes = []
+    for node in graph.node:
+        plain = {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute}
+        scales = (plain.get("alpha", 1.0), plain.get("beta", 1.0), plain.get("transA", 0))
+        if node.op_type != "Gemm" or node.input[1] not in constants or scales != (1.0, 1.0, 0):
+            nodes.append(node)
+            continue
+        weight, name = node.input[1], node.output[0]
+        if plain.get("transB", 0):
+            array = onnx.numpy_helper.to_array(constants[weight])
+            weight = f"{node.input[1]}_{name}_transposed"
+            graph.initializer.append(onnx.numpy_helper.from_array(array.T.copy(), weight))
+        has_bias = len(node.input) > 2
+        product = f"{name}_product" if has_bias else name
+        nodes.append(onnx.helper.make_node(
+            "MatMul", [node.input[0], weight], [product], name=f"{node.name}_matmul"))  # fmt: skip
+        if has_bias:
+            nodes.append(onnx.helper.make_node("Add", [product, node.input[2]], [name]))
+    del graph.node[:]
+    graph.node.extend(nodes)
+    read = {each for node in nodes for each in node.input}
+    kept = [each for each in graph.initializer if each.name in read]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
 
 
 def weights_by_format(path: Path) -> dict[str, int]:

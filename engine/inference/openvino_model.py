@@ -18,6 +18,7 @@ from engine.optimize.quantize.int8_linear import Int8Linear, to_float_
 _WEIGHTED = (
     "MatMul", "Gather", "Convolution", "GroupConvolution", "ConvolutionBackpropData", "Einsum",
 )  # fmt: skip
+_SMALL = ("i8", "u8", "i4", "u4")
 _SAMPLES = 64
 
 
@@ -76,6 +77,24 @@ def quantized(model: Any, samples: Sequence[Sequence[Tensor]]) -> Any:
             package.Dataset(arrays),
             subset_size=len(arrays),
             model_type=package.ModelType.TRANSFORMER if has_attention else None,
+        )
+
+
+def require_small_weights(model: Any, precision: str) -> None:
+    """Refuses a model in which NNCF has found nothing to make smaller.
+
+    Raises:
+        StepRefused: no constant has 8 bits or fewer, and nothing is rounded while it runs.
+    """
+    small = any(
+        (op.get_type_name() == "Constant" and op.get_element_type().to_string() in _SMALL)
+        or op.get_type_name() == "FakeQuantize"
+        for op in model.get_ops()
+    )
+    if not small:
+        raise StepRefused(
+            f"{precision} found no weights in this model that NNCF makes smaller.",
+            hint="Leave the precision at default or float32.",
         )
 
 

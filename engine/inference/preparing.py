@@ -80,6 +80,9 @@ def prepared(
         f"{runtime} took over in {seconds:.0f} s; its outputs differ by {error:.1e} from those of"
         " the steps before."
     )
+    made.notes.append(
+        f"What {runtime} takes for activations is seen in the peak of the process alone."
+    )
     made.compile_seconds = program.compile_seconds + seconds
     return made
 

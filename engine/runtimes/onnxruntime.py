@@ -48,6 +48,8 @@ class OnnxRuntime(Runtime):
             inputs, outputs = onnx_files.graph_names(role, exported, calls)
             onnx_files.write_onnx(exported, path, inputs=inputs, outputs=outputs)
             change(path)
+            if precision != "float32":
+                onnx_files.require_small_weights(path, precision)
             return path
 
         def take_over(captured: Capture) -> tuple[Any, Any, float]:

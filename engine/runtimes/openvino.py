@@ -73,12 +73,19 @@ class OpenVino(Runtime):
 
 def changed(model: Any, precision: str, samples: Any) -> Any:
     """The model in the number format that was asked for; `samples` are its calibration inputs."""
-    from engine.inference.openvino_model import quantized, with_small_weights
+    from engine.inference.openvino_model import (
+        quantized,
+        require_small_weights,
+        with_small_weights,
+    )
 
     if precision == "int8":
-        return quantized(model, samples)
-    if precision in _WEIGHT_BITS:
-        return with_small_weights(model, _WEIGHT_BITS[precision])
+        model = quantized(model, samples)
+    elif precision in _WEIGHT_BITS:
+        model = with_small_weights(model, _WEIGHT_BITS[precision])
+    else:
+        return model
+    require_small_weights(model, precision)
     return model
 
 

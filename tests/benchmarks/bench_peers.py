@@ -3,8 +3,9 @@
 Every entrant is built once in a process of its own, which tells its error and its time; the
 fastest of both sides at each error limit then play interleaved rounds in one run.
 
-BENCH_SHAPES picks shapes (`decoder 1x128, encoder 1x1`), BENCH_SECONDS what one run may take, and
-BENCH_FOLDER keeps what is measured, so that a bench that was stopped goes on with the next shape.
+BENCH_SHAPES picks shapes (`decoder 1x128, encoder 1x1`), BENCH_ENTRANTS entrants by parts of their
+names (`openvino, OpenVINO`), BENCH_SECONDS what one run may take, and BENCH_FOLDER keeps what is
+measured, so that a bench that was stopped goes on with the next shape.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ _SECONDS = float(os.environ.get("BENCH_SECONDS", "120"))
 def run() -> dict[str, Any]:
     """One row for each shape and error limit: both sides' best, and the ratio with its interval."""
     every = [f"{name} {shape}" for name in NAMES for shape in SHAPES]
-    asked = [each.strip() for each in os.environ.get("BENCH_SHAPES", "").split(",") if each.strip()]
+    asked = _listed("BENCH_SHAPES")
     unknown = set(asked) - set(every)
     if unknown:
         raise ValueError(f"BENCH_SHAPES must be of {', '.join(every)}; got {sorted(unknown)[0]!r}.")
@@ -90,14 +91,23 @@ def _measured(shape: str) -> list[dict[str, Any]]:
     model, size = shape.split()
     given = {"model": model, "shape": size}
     sides = {
-        "ours": [_entrant(name, {**given, "recipe": name}) for name in RECIPES],
-        "peers": [_entrant(f"peer {name}", {**given, "peer": name}) for name in PEERS],
+        "ours": [_entrant(name, {**given, "recipe": name}) for name in _picked(RECIPES)],
+        "peers": [_entrant(f"peer {name}", {**given, "peer": name}) for name in _picked(PEERS)],
     }
     heats = {side: _heats(entrants) for side, entrants in sides.items()}
     chosen = {(side, limit): finalists(heats[side], limit) for side in sides for limit in LIMITS}
     names = {name for each in chosen.values() for name in each}
     conductor = _final([e for entrants in sides.values() for e in entrants if e.name in names])
     return [_row(shape, limit, chosen, heats, conductor) for limit in LIMITS]
+
+
+def _listed(variable: str) -> list[str]:
+    return [each.strip() for each in os.environ.get(variable, "").split(",") if each.strip()]
+
+
+def _picked(names: Sequence[str]) -> list[str]:
+    parts = _listed("BENCH_ENTRANTS")
+    return [name for name in names if not parts or any(part in name for part in parts)]
 
 
 def finalists(heats: Mapping[str, tuple[float, float]], limit: float) -> list[str]:

@@ -15,6 +15,7 @@ from engine.export.formats.torch_export import TorchExport
 from engine.inference.native_module import NativeModule
 from engine.optimize.recipe import read_recipe
 from engine.optimize.technique import Target, technique
+from engine.params import declared_params
 from engine.profile.machine import this_machine
 from engine.program import held_bytes
 from engine.records import Product
@@ -77,6 +78,7 @@ def test_an_encoder_gives_its_own_kind_of_output(engine: str) -> None:
     assert error(found.pooler_output, wanted.pooler_output) < TOLERANCE
 
 
+@pytest.mark.slow
 def test_a_decoder_keeps_its_cache_in_the_engine(engine: str) -> None:
     model = Model(tiny.language(tiny.FusedProjection), (tiny.prompt(),), "generate")
     plain = model.build("kv_cache").program
@@ -155,7 +157,7 @@ def test_two_plans_are_refused(engine: str) -> None:
 def test_sixteen_bits_before_it(engine: str) -> None:
     model = engines.wide()
     if engine == "onnxruntime":
-        with pytest.raises(StepRefused, match="no bfloat16 matrix kernels"):
+        with pytest.raises(StepRefused, match="no kernels for what reduced_precision plans"):
             model.build("reduced_precision,onnxruntime")
         return
     try:
@@ -183,6 +185,14 @@ def test_shrinking_a_model_without_products_is_refused(engine: str) -> None:
         model.build(f"{engine}:precision={precision}")
 
 
+def test_a_quantizer_that_finds_nothing_refuses() -> None:
+    pytest.importorskip("onnxscript")
+    # Convolutions are no products to ONNX Runtime's dynamic quantizer.
+    body = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU())
+    with pytest.raises(StepRefused, match="found no product with constant weights"):
+        Model(body.eval(), (torch.randn(1, 3, 8, 8),)).build("onnxruntime:precision=int8_dynamic")
+
+
 def test_a_missing_package_is_a_reason(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     owner = technique(engine)
@@ -202,11 +212,12 @@ def test_training_and_other_devices_are_refused(engine: str) -> None:
 
 def test_its_products_can_be_timed(engine: str) -> None:
     owner = technique(engine)
+    choices = next(p.choices for p in declared_params(owner.Config) if p.name == "precision")
     linear = Product("linear", rows=4, inputs=64, outputs=32, threads=1)
     image = Product(
         "conv2d", 2, 8, 16, spatial=(9, 9), window=(3, 3), stride=(1, 1), padding=(1, 1), threads=1
     )
-    for choice in owner.Config.__dataclass_fields__["precision"].metadata["param"].choices:
+    for choice in choices:
         for product, shape in ((linear, (4, 32)), (image, (2, 16, 9, 9))):
             run = owner.probe(product, owner.configure({"precision": choice}))
             assert run is not None

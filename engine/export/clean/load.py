@@ -164,8 +164,8 @@ def _openvino_model(folder: Path, manifest: dict[str, Any]) -> Model:
 
     def to_numpy(value: Any) -> np.ndarray:
         if value.element_type == ov.Type.bf16:
-            bits = value.data.view(np.uint16).astype(np.uint32) << 16
-            return bits.view(np.float32)
+            wide: np.ndarray = value.data.view(np.uint16).astype(np.uint32) << 16
+            return wide.view(np.float32)
         return np.array(value.data)
 
     return Model(manifest, calls, lambda array: ov.Tensor(np.ascontiguousarray(array)), to_numpy)

@@ -92,8 +92,8 @@ class OnnxRuntime(Technique):
                 f"{planned[0]} planned int8 already, and precision {precision} plans again: keep"
                 " one of the two."
             )
-        if precision != "float32" and formats and not target.facts.get("products"):
-            reasons.append(f"the model has no Linear layers, which {precision} would shrink.")
+        if precision != "float32" and formats and not target.facts.get("matrices"):
+            reasons.append(f"the model has no weights that {precision} would shrink.")
         return tuple(reasons)
 
     def estimate(self, costs: CostTable, target: Target) -> CostTable:
@@ -135,17 +135,22 @@ def runtime_facts(program: Program, workload: Workload) -> dict[str, Any]:
     """What an engine has to know of a program; plain JSON."""
     from torch import nn
 
-    from engine.optimize.quantize.int8_linear import uses_conv1d_layout
     from engine.program import held_bytes
 
-    kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-    modules = list(program.module.modules())
+    # Whatever holds a matrix and is no table may be a product's.
+    matrices = sum(
+        each.dim() > 1
+        for owner in program.module.modules()
+        if not isinstance(owner, nn.Embedding)
+        for each in (*owner.parameters(recurse=False), *owner.buffers(recurse=False))
+        if each.is_floating_point()
+    )
     return {
         "kind": workload.kind,
         "device": program.context.device,
         "offloads": bool(program.context.device_map),
         "formats": held_bytes(program.module),
-        "products": sum(isinstance(each, kinds) or uses_conv1d_layout(each) for each in modules),
+        "matrices": matrices,
     }
 
 

@@ -107,8 +107,8 @@ class OpenVino(Technique):
                 " of the two."
             )
         is_small = config.precision in ("int8", "int8_weights", "int4_weights")
-        if is_small and formats and not target.facts.get("products"):
-            reasons.append(f"the model has no layers that {config.precision} would shrink.")
+        if is_small and formats and not target.facts.get("matrices"):
+            reasons.append(f"the model has no weights that {config.precision} would shrink.")
         return tuple(reasons)
 
     def estimate(self, costs: CostTable, target: Target) -> CostTable:
