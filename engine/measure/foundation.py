@@ -23,7 +23,7 @@ Progress = Callable[[float, str], None]
 # Seconds for all of it, when a model is profiled.
 _SECONDS = 10.0
 _FOR_PRODUCTS = 0.4
-_PILOT_SECONDS = 1.0
+_PILOT_SECONDS = 1.5
 
 
 def foundation_seconds() -> float:
