@@ -12,6 +12,8 @@ from engine.records import OperatorProfile, Profile, replace
 _TINY_MOVED_BYTES = 16_384
 # Equal calls differ by caches; one beyond this many times the usual time was interrupted.
 _STALL = 3.0
+_CONVOLUTION_KERNELS = ("aten::mkldnn_convolution", "aten::cudnn_convolution",
+                        "aten::thnn_conv2d", "aten::_slow_conv2d_forward")  # fmt: skip
 
 
 def cost_table(profile: Profile) -> CostTable | None:
@@ -25,7 +27,7 @@ def cost_table(profile: Profile) -> CostTable | None:
     traced = profile.traced_time_ms
     if measured is None or not traced:
         return None
-    operators, lost = _without_stalls(profile.operators)
+    operators, lost = _without_stalls(_counts_with_kernels(profile.operators))
     scale = measured / max(traced - lost, 1e-9)
     overhead = call_overhead_ms(profile) * scale
     rows = tuple(_row(each, scale, overhead) for each in operators)
@@ -39,6 +41,32 @@ def cost_table(profile: Profile) -> CostTable | None:
         weight_bytes=float(profile.totals.parameter_bytes),
         peak_low_bytes=peak,
         peak_high_bytes=peak,
+    )
+
+
+def _counts_with_kernels(operators: tuple[OperatorProfile, ...]) -> tuple[OperatorProfile, ...]:
+    """The rows with a convolution's counts beside its time, where another row has the kernel."""
+    counted = {
+        (each.module, each.phase): each
+        for each in operators
+        if each.name == "aten::convolution" and each.flops
+    }
+    found = []
+    for each in operators:
+        source = counted.get((each.module, each.phase))
+        if source is not None and each.name in _CONVOLUTION_KERNELS and not each.flops:
+            each = replace(
+                each, shapes=source.shapes, dtype=source.dtype, flops=source.flops,
+                moved_bytes=source.moved_bytes, weight_bytes=source.weight_bytes,
+                weights=source.weights,
+            )  # fmt: skip
+            counted[(each.module, each.phase)] = replace(
+                source, flops=0, moved_bytes=0, weight_bytes=0, weights={}
+            )
+        found.append(each)
+    return tuple(
+        counted.get((each.module, each.phase), each) if each.name == "aten::convolution" else each
+        for each in found
     )
 
 

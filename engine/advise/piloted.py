@@ -8,7 +8,7 @@ from engine.optimize.technique import CostTable, OperatorCost
 from engine.records import Pilot, Range
 
 # The blocks' own change is told only so far from the whole copy's.
-_PLAUSIBLE = 1.5
+_PLAUSIBLE = 2.0
 
 
 def whole_speedup(pilot: Pilot, before: CostTable, after: CostTable) -> float:

@@ -16,14 +16,14 @@ from engine.models.opened import OpenedModel
 from engine.optimize.recipe import recipe_text
 from engine.optimize.technique import technique, techniques
 from engine.profile.machine import calibration_id
-from engine.records import MachineRates, Pilot, Pilots, ProductRate, Profile, Recipe
+from engine.records import MachineRates, Pilot, Pilots, Product, ProductRate, Profile, Recipe
 from engine.store import Store
 
 Progress = Callable[[float, str], None]
 # Seconds for all of it, when a model is profiled.
 _SECONDS = 10.0
 _FOR_PRODUCTS = 0.4
-_PILOT_SECONDS = 1.0
+_PILOT_SECONDS = 1.5
 
 
 def foundation_seconds() -> float:
@@ -75,14 +75,15 @@ def rate(profile: Profile, store: Store, *, seconds: float, progress: Progress) 
     wanted = products_of(costs.operators, threads=workload.threads, device=device)
     id = calibration_id(profile.study.machine, device)
     kept = store.get("rates", id, MachineRates)
-    before = {(each.product, each.scheme): each for each in kept.rates} if kept else {}
+    before: dict[tuple[Product, str], ProductRate] = (
+        {(each.product, each.scheme): each for each in kept.rates} if kept else {}
+    )
     known = {product for product, _ in before}
     missing = [product for product in wanted if product not in known]
     if not missing:
         return
     found = measure_products(missing, techniques(), budget_seconds=seconds, progress=progress)
-    merged: dict[object, ProductRate] = {**before}
-    merged |= {(each.product, each.scheme): each for each in found}
+    merged = before | {(each.product, each.scheme): each for each in found}
     store.put("rates", id, MachineRates(id, tuple(merged.values())))
 
 

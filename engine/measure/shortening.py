@@ -47,7 +47,7 @@ def shortened(program: Program, blocks: Blocks | None) -> Program:
         return copy.deepcopy(program)
     with _cut(program.module, blocks):
         made = copy.deepcopy(program)
-    config = getattr(made.module, "config", None)
+    config: Any = getattr(made.module, "config", None)
     if getattr(config, "num_hidden_layers", None) == blocks.count:
         config.num_hidden_layers = blocks.kept  # caches ask for it
     return made

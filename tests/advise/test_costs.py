@@ -71,3 +71,17 @@ def test_a_weight_that_another_row_still_reads_stays_beside_its_copy() -> None:
     assert table is not None
     after = table.change(lambda each: each.name == "mm", low=1.0, high=1.0, weight_ratio=0.25)
     assert after.weight_bytes == 400 + 50
+
+
+def test_a_convolutions_counts_stand_with_the_kernel_that_takes_its_time() -> None:
+    rows = (
+        operator("aten::convolution", 0.1, flops=800, weight_bytes=36, weights={"w": 36},
+                 shapes="[[1, 1, 4, 4], [1, 1, 3, 3]]"),
+        operator("aten::mkldnn_convolution", 5.0, dtype=""),
+    )  # fmt: skip
+    table = cost_table(profile(*rows))
+    assert table is not None
+    outer, kernel = table.operators
+    assert (kernel.flops, kernel.weight_bytes, kernel.dtype) == (800, 36, "float32")
+    assert (outer.flops, outer.weight_bytes) == (0, 0)
+    assert kernel.shapes == outer.shapes

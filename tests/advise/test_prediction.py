@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from engine.advise.costs import cost_table
@@ -79,7 +81,7 @@ def test_a_measured_range_is_no_wider_than_1_4() -> None:
 
 
 def test_a_recipe_that_was_tried_is_predicted_by_its_trial() -> None:
-    tried = Known(pilots={"dynamic_int8": pilot("dynamic_int8", 3.0)})
+    tried = Known(pilots={"dynamic_int8": pilot("dynamic_int8", 3.0)})  # no product was timed
     found = predict(two_blocks(), read_recipe("dynamic_int8"), machine(), tried)
     assert centre(found) == pytest.approx(3.0)
     assert found is not None
@@ -88,13 +90,26 @@ def test_a_recipe_that_was_tried_is_predicted_by_its_trial() -> None:
 
 
 def test_a_trial_of_one_step_corrects_the_recipes_it_is_part_of() -> None:
-    seen = Known(known(0.25).rates, {"dynamic_int8": pilot("dynamic_int8", 2.0)})
-    alone = predict(two_blocks(), read_recipe("dynamic_int8,inference_mode"), machine(), seen)
-    before = predict(
-        two_blocks(), read_recipe("dynamic_int8,inference_mode"), machine(), known(0.25)
-    )
-    # The products alone said 2.5, the trial 2.0: every recipe with the step is told 0.8 of it.
-    assert centre(alone) == pytest.approx(0.8 * centre(before))
+    both = read_recipe("dynamic_int8,inference_mode")
+    tried = {"dynamic_int8": pilot("dynamic_int8", 2.0)}
+    alone = centre(predict(two_blocks(), read_recipe("dynamic_int8"), machine(), known(0.25)))
+    seen = centre(predict(two_blocks(), read_recipe("dynamic_int8"), machine(),
+                          Known(known(0.25).rates, tried)))  # fmt: skip
+    before = centre(predict(two_blocks(), both, machine(), known(0.25)))
+    after = centre(predict(two_blocks(), both, machine(), Known(known(0.25).rates, tried)))
+    assert after / before == pytest.approx(seen / alone)
+
+
+def test_a_noisy_trial_weighs_less_than_timed_products() -> None:
+    def told(low: float, high: float) -> float:
+        tried = dataclasses.replace(pilot("dynamic_int8", 1.0), spread=Range(low, high))
+        found = Known(known(0.25).rates, {"dynamic_int8": tried})
+        return centre(predict(two_blocks(), read_recipe("dynamic_int8"), machine(), found))
+
+    calm, noisy = told(1.0, 1.0), told(0.5, 2.0)
+    # The products say 2.5, the trial 1.0.
+    assert 1.0 < calm < noisy < 2.5
+    assert calm < 1.25 < 2.0 < noisy
 
 
 def test_what_lies_outside_the_blocks_is_counted_once() -> None:

@@ -8,6 +8,9 @@ from streamlit.testing.v1 import AppTest
 from engine import api
 from engine.records import (
     ErrorRecord,
+    Pilot,
+    Pilots,
+    Range,
     Realness,
     Recipe,
     Step,
@@ -122,6 +125,26 @@ def test_a_toggle_changes_recipe_and_prediction(filled: Store, open_page: Open) 
     assert kept is not None
     assert [step.technique for step in kept.steps] == ["kv_cache"]
     assert [each for each in app.metric if each.label == "Speed-up"]
+
+
+def test_a_prediction_tells_whether_it_was_measured(filled: Store, open_page: Open) -> None:
+    filled.put("draft", STUDY, Recipe((Step("kv_cache"),)), study=STUDY)
+    assert "assumed, not measured here" in text_of(open_page("optimize", STUDY))
+    tried = Pilot("kv_cache", 5.0, Range(5.0, 5.0), "blocks", (0, 3), 2, 4, 9, 1.0, 0.0)
+    filled.put("pilots", STUDY, Pilots(STUDY, (tried,)), study=STUDY)
+    app = open_page("optimize", STUDY)
+    assert "this recipe, tried on a few blocks" in text_of(app)
+    assert "tried on 2 of 4 blocks: kv_cache 5.00x" in text_of(app)
+
+
+def test_a_button_tries_the_recipe_on_a_few_blocks(
+    filled: Store, open_page: Open, told: ToldJobs
+) -> None:
+    filled.put("draft", STUDY, Recipe((Step("kv_cache"),)), study=STUDY)
+    app = open_page("optimize", STUDY)
+    app.button(key="refine_prediction").click().run()
+    said = "\n".join(str(each.value) for each in app.sidebar.markdown)
+    assert "Try kv_cache on a few blocks" in said
 
 
 def test_an_empty_recipe_cannot_be_built_and_says_why(filled: Store, open_page: Open) -> None:
