@@ -40,6 +40,7 @@ QUICK = tuple(name for name in NAMES if technique(name).stage != "runtime")
 # Parameters with which a technique has something to do on so small a model.
 PARAMS: dict[str, dict[str, Any]] = {
     "dynamic_int8": {"min_features": 1, "max_layer_error": 1.0},
+    "weight_only_int": {"min_features": 1},
     "structured_prune": {"ratio": 0.25},
     "cpu_threads": {"threads": 2},
     "device_placement": {"device": "cpu", "budget_mib": 2},

@@ -13,7 +13,7 @@ from engine.models.opened import OpenedModel
 from engine.optimize.build import Variant
 
 # Steps whose modules transformers does not know.
-_FOREIGN = ("kv_cache", "dynamic_int8")
+_FOREIGN = ("kv_cache", "dynamic_int8", "weight_only_int")
 
 
 class Huggingface(Format):

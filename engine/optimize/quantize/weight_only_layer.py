@@ -55,7 +55,7 @@ class WeightOnlyLinear(nn.Module):
     def set_levels(self, levels: torch.Tensor) -> None:
         """Takes over levels [out, columns]: -127 to 127 for 8 bits, from 0 up for fewer."""
         if self.bits == 8:
-            self.weight = levels.to(torch.int8)
+            self.weight = levels.to(torch.int8).contiguous()
             return
         levels = levels.to(torch.uint8)
         if self.bits == 4:
@@ -108,7 +108,7 @@ class WeightOnlyLinear(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Outputs [..., out] in the dtype of x [..., in]."""
         scaled = x if self.input_scale is None else x * self.input_scale.to(x.dtype)
-        if self.is_traceable:
+        if self.is_traceable or torch.compiler.is_compiling():
             # A size that is free in an exported graph is no int: the choice then is many rows.
             rows = x.shape[-2] if x.dim() > 1 else 1
             y = self.one_row(scaled) if isinstance(rows, int) and rows == 1 else self.many(scaled)
@@ -161,8 +161,9 @@ class WeightOnlyLinear(nn.Module):
 
     def _has_kernel(self, x: torch.Tensor) -> bool:
         """Whether torch's own int8 kernel takes these rows and is faster than unpacking."""
-        plain = self.bits == 8 and not self.group_size and x.device.type == "cpu"
-        return plain and 0 < x.numel() <= 8 * self.in_features
+        # It reads whole vectors of 16 inputs: beyond the end of a row of another length.
+        fits = x.device.type == "cpu" and self.in_features % 16 == 0
+        return fits and self.bits == 8 and not self.group_size and 0 < x.numel() <= 8 * self.in_features
 
     def export_source(self) -> tuple[str, str]:
         """The source of this class, and the call that makes an empty layer like this one."""
