@@ -79,10 +79,10 @@ class Format:
 
 # A reduced number format rounds differently in another order of operations: 2 to the minus 8 for
 # bfloat16 and 2 to the minus 11 for float16, times the depth of a network; int8 by another kernel
-# quantizes activations at other points.
-_TOLERANCES = {
-    "reduced_precision": 0.03, "dynamic_int8": 0.03, "static_int8": 0.03, "fp8": 0.03,
-}  # fmt: skip
+# quantizes activations at other points; integer weights meet activations in bfloat16 or in float32.
+_TOLERANCES = dict.fromkeys(
+    ("reduced_precision", "dynamic_int8", "static_int8", "fp8", "weight_only_int"), 0.03
+)
 
 
 def tolerance_of(variant: Variant) -> float:

@@ -41,6 +41,7 @@ QUICK = tuple(name for name in NAMES if technique(name).stage != "runtime")
 PARAMS: dict[str, dict[str, Any]] = {
     "dynamic_int8": {"min_features": 1, "max_layer_error": 1.0},
     "static_int8": {"min_features": 1, "max_layer_error": 1.0},
+    "weight_only_int": {"min_features": 1},
     "structured_prune": {"ratio": 0.25},
     "magnitude_prune": {"sparsity": 0.6, "kernel": "csr"},
     "low_rank": {"by": "budget", "keep": 0.6, "round_to": 1, "min_features": 1},

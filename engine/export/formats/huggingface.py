@@ -13,7 +13,7 @@ from engine.models.opened import OpenedModel
 from engine.optimize.build import Variant
 
 # Steps whose modules transformers does not know.
-_FOREIGN = ("kv_cache", "dynamic_int8", "fuse_conv_bn")
+_FOREIGN = ("kv_cache", "dynamic_int8", "fuse_conv_bn", "weight_only_int")
 
 
 class Huggingface(Format):
