@@ -28,18 +28,13 @@ def of_technique(name: str, known: Sequence[Tried]) -> Tried | None:
     return next(iter([*alone, *among]), None)
 
 
-def is_alone(found: Tried) -> bool:
-    """Whether the recipe has one step only."""
-    return len(_techniques(found.recipe)) == 1
-
-
 def _techniques(recipe: str) -> list[str]:
     return [each.partition(":")[0] for each in recipe.split(",")]
 
 
 def _words(found: Tried, *, names_recipe: bool) -> str:
     day = time.strftime("%Y-%m-%d", time.localtime(found.created))
-    what = f" as `{found.recipe}`" if names_recipe else ""
+    what = f" in `{found.recipe}`" if names_recipe else ""
     where = "" if found.same_workload else ", with another workload"
     if found.verdict == "FAILED":
         return f"failed before{what}, on {day}{where}: {found.reason}"
