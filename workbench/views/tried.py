@@ -15,9 +15,7 @@ from workbench.views.verdicts import VERDICTS
 def line(found: Tried, *, names_recipe: bool = False) -> None:
     """The verdict with its gain and date, or why it failed; with its recipe where asked for."""
     tint, icon = VERDICTS[found.verdict]
-    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        st.badge(found.verdict, icon=icon, color=tint)  # type: ignore[arg-type]
-        st.caption(_words(found, names_recipe=names_recipe), width="stretch")
+    st.caption(f":{tint}-badge[{icon} {found.verdict}] {_words(found, names_recipe=names_recipe)}")
 
 
 def of_technique(name: str, known: Sequence[Tried]) -> Tried | None:
