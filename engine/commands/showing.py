@@ -199,10 +199,25 @@ def comparison_text(found: Comparison) -> str:
                 f"  {variant.name}: {held.metric} {held.difference:+.3g} against the whole model"
                 " trained as long"
             )
+        lines += building_lines(variant)
         if variant.error:
             lines.append(f"  {variant.name}: {variant.error.message} {variant.error.hint}".rstrip())
     lines.append(f"{found.method}, {found.rounds} rounds, noise {ratio_text(found.noise_floor)}")
     return "\n".join([*lines, *found.warnings])
+
+
+def building_lines(variant: VariantResult) -> list[str]:
+    """What building a variant took, beside its forecast; no line where there is none."""
+    expected, peak = variant.build_forecast, variant.peak_build_bytes
+    if expected is None or peak is None:
+        return []
+    spent = (variant.build_seconds or 0.0) + (variant.compile_seconds or 0.0)
+    seconds, memory = expected.seconds, expected.peak_bytes
+    return [
+        f"  {variant.name}: built in {spent:.1f} s (forecast {seconds.low:.1f} to"
+        f" {seconds.high:.1f} s) with {bytes_text(peak)} (forecast {bytes_text(memory.low)} to"
+        f" {bytes_text(memory.high)})"
+    ]
 
 
 def artifact_text(found: Artifact) -> str:

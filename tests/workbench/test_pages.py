@@ -334,7 +334,7 @@ def test_the_newest_outcome_stands_beside_its_toggle(filled: Store, open_page: O
     shown = text_of(open_page("optimize", STUDY))
     # The comparison of the fixture measured inference_mode alone, and kv_cache with it.
     assert "measured before: 1.02× on" in shown
-    assert "measured before as `kv_cache,inference_mode`: 6.35× on" in shown
+    assert "measured before in `kv_cache,inference_mode`: 6.35× on" in shown
 
 
 def test_what_failed_before_is_told_with_its_reason(filled: Store, open_page: Open) -> None:

@@ -96,6 +96,8 @@ def _forecast(each: Suggestion) -> None:
         st.badge(f"risk: {word}", color=RISK_COLOURS.get(word, "gray"))  # type: ignore[arg-type]
         if found and found.peak_memory_bytes:
             st.badge(f"peak {bytes_text(found.peak_memory_bytes.high)}", color="gray")
+        if found and found.stored_bytes:
+            st.badge(f"on disk {bytes_text(found.stored_bytes.high)}", color="gray")
 
 
 def _add_button(each: Suggestion, chosen: set[str]) -> None:

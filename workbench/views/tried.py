@@ -15,9 +15,7 @@ from workbench.views.verdicts import VERDICTS
 def line(found: Tried, *, names_recipe: bool = False) -> None:
     """The verdict with its gain and date, or why it failed; with its recipe where asked for."""
     tint, icon = VERDICTS[found.verdict]
-    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        st.badge(found.verdict, icon=icon, color=tint)  # type: ignore[arg-type]
-        st.caption(_words(found, names_recipe=names_recipe), width="stretch")
+    st.caption(f":{tint}-badge[{icon} {found.verdict}] {_words(found, names_recipe=names_recipe)}")
 
 
 def of_technique(name: str, known: Sequence[Tried]) -> Tried | None:
@@ -28,18 +26,13 @@ def of_technique(name: str, known: Sequence[Tried]) -> Tried | None:
     return next(iter([*alone, *among]), None)
 
 
-def is_alone(found: Tried) -> bool:
-    """Whether the recipe has one step only."""
-    return len(_techniques(found.recipe)) == 1
-
-
 def _techniques(recipe: str) -> list[str]:
     return [each.partition(":")[0] for each in recipe.split(",")]
 
 
 def _words(found: Tried, *, names_recipe: bool) -> str:
     day = time.strftime("%Y-%m-%d", time.localtime(found.created))
-    what = f" as `{found.recipe}`" if names_recipe else ""
+    what = f" in `{found.recipe}`" if names_recipe else ""
     where = "" if found.same_workload else ", with another workload"
     if found.verdict == "FAILED":
         return f"failed before{what}, on {day}{where}: {found.reason}"
