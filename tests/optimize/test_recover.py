@@ -16,8 +16,8 @@ from engine.optimize.recipe import read_recipe, recipe_text
 from engine.optimize.train import training
 from engine.optimize.train.losses import counted, divergence
 from engine.optimize.train.rows import rows_of
+from engine.optimize.train.schedule import learning_rate, thinned
 from engine.optimize.train.through import differentiable
-from engine.optimize.train.training import learning_rate, thinned
 from engine.optimize.train.variation import varied
 from engine.optimize.train.weights import Weights
 from engine.optimize.train.writing import written_rows
