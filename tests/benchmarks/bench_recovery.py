@@ -39,7 +39,7 @@ def _row(variant: VariantResult, base: VariantResult) -> dict[str, Any]:
     trained = [each.seconds for each in variant.steps if each.curve is not None]
     return {
         "variant": variant.name,
-        "perplexity": value,
+        "perplexity": f"{value:.3f}" if value else None,
         "above the original": f"{value / whole - 1:+.2%}" if value and whole else "",
         "training s": sum(trained) if trained else None,
         "size MB": (variant.size_bytes or 0) / 1e6,

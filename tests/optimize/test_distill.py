@@ -16,8 +16,10 @@ from engine.optimize.train.depth import drop_
 from engine.optimize.train.stack import find_stacks, kept_blocks, taught_by
 from engine.profile.machine import this_machine
 from engine.program import Program, RecomputeDecoder, logits_of
+from engine.records import Workload, replace
 from tests.optimize.learners import build, ids, logits, opened, texts
 from tests.optimize.models_to_build import FeedForward
+from tests.optimize.studies import profile_of
 from tests.optimize.tiny_models import language
 
 QUICK = "steps=20:learning_rate=0.003:written=0"
@@ -135,6 +137,25 @@ def test_the_estimate_leaves_out_the_rows_of_blocks_that_go() -> None:
     assert [each.module for each in found.operators] == ["layers.0.up", "layers.3.up"]
     assert found.weight_bytes == 800
     assert found.time_ms.high == 2.0
+
+
+def test_the_estimate_of_a_narrower_student_is_that_of_the_same_pruning() -> None:
+    row = OperatorCost(
+        "aten::linear", "up", "forward", "", "float32", 1, 100, 400, 400, 1.0, 1.0, 0.0,
+        {"up.weight": 400.0},
+    )  # fmt: skip
+    costs = CostTable((row,), 0.0, 0.0, 400, 500, 500)
+    block = {"kind": "ffn", "units": 16, "modules": ["up"]}
+    profile = replace(
+        profile_of(Workload("forward"), this_machine()),
+        facts={"structured_prune": {"blocks": [block]}},
+    )
+    owner = technique("distill")
+    config = owner.configure({"depth": 1.0, "width": 0.5})
+    found = owner.estimate(costs, Target(None, this_machine(), config, profile, {"stacks": []}))
+    # 8 of 16 channels stay, a multiple of 8: half of the FLOPs and of the bytes.
+    assert [each.flops for each in found.operators] == [50]
+    assert found.weight_bytes == 200
 
 
 def _causal() -> dict[str, Any]:

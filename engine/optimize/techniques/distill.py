@@ -7,7 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from engine.errors import StepRefused
-from engine.optimize.technique import BuildContext, CostTable, Stage, Target, Technique
+from engine.optimize.technique import (
+    BuildContext,
+    CostTable,
+    Stage,
+    Target,
+    Technique,
+    technique,
+)
 from engine.optimize.train.config import TrainingConfig
 from engine.params import param
 from engine.records import Fingerprint, Realness
@@ -89,6 +96,7 @@ class Distill(Technique):
 
     def estimate(self, costs: CostTable, target: Target) -> CostTable:
         """No rows of the blocks that are left out; smaller products where channels go."""
+        costs = _narrowed(costs, target)
         gone = _gone(target.facts.get("stacks", []), target.config.depth)
         rows = [row for row in costs.operators if not _is_inside(row.module, gone)]
         lost: dict[str, float] = {}
@@ -133,6 +141,16 @@ class Distill(Technique):
 def kept_count(blocks: int, depth: float) -> int:
     """How many of so many blocks stay."""
     return max(1, round(depth * blocks))
+
+
+def _narrowed(costs: CostTable, target: Target) -> CostTable:
+    """As structured_prune estimates the same channels, from what it has found in the profile."""
+    if target.config.width == 1 or target.profile is None:
+        return costs
+    pruning = technique("structured_prune")
+    facts = target.profile.facts.get(pruning.name, {})
+    config = pruning.configure({"ratio": round(1 - target.config.width, 6)})
+    return pruning.estimate(costs, dataclasses.replace(target, config=config, facts=facts))
 
 
 def _gone(stacks: list[dict[str, Any]], depth: float) -> set[str]:

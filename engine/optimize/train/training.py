@@ -16,17 +16,22 @@ from engine.models.quality import Example
 from engine.optimize.technique import BuildContext
 from engine.optimize.train.keeping import Keeper, fits
 from engine.optimize.train.losses import Objective, objective_for
-from engine.optimize.train.rows import FEWEST_ROWS, Rows, rows_of
+from engine.optimize.train.preparing import (
+    calibration_rows,
+    memory_notes,
+    reach_notes,
+    taught_rows,
+)
+from engine.optimize.train.rows import Rows, row_count
+from engine.optimize.train.schedule import learning_rate, thinned
 from engine.optimize.train.stack import Watcher
 from engine.optimize.train.through import differentiable
 from engine.optimize.train.variation import varied
 from engine.optimize.train.weights import Weights, trainable
-from engine.optimize.train.writing import written_rows
 from engine.program import Program, call, to_device
 from engine.records import TrainingCurve
 
 CHECKPOINT_SECONDS = 15.0
-_POINTS = 60
 # A KL divergence of float32 logits from themselves is this small or less.
 _NOTHING = 1e-9
 
@@ -183,14 +188,15 @@ def train_(
         raise StepRefused(
             f"{owner}: no weight of this model can be trained: all are frozen or in integers."
         )
-    rows = _rows(owner, context)
+    rows = calibration_rows(owner, context)
     keeper = Keeper(context.cache, context.identity)
     kept = keeper.result()
     weights = Weights(held)
-    notes = _reach(program, held)
+    notes = reach_notes(program, held)
     if kept is not None and fits(weights.state(), kept["weights"]):
         weights.load(kept["weights"])
         losses, seconds = list(kept["losses"]), float(kept["seconds"])
+        total = int(kept["rows"])
         notes.append("Trained before: its weights were taken over.")
     else:
         training, more = _prepared(owner, program, context, weights, rows, keeper, pairs or {})
@@ -198,50 +204,20 @@ def train_(
         with _learning(program):
             training.run()
         losses, seconds = training.losses, training.seconds
-        keeper.keep_result({"weights": weights.state(), "losses": losses, "seconds": seconds})
+        total = training.rows.total
+        keeper.keep_result(
+            {"weights": weights.state(), "losses": losses, "seconds": seconds, "rows": total}
+        )
         weights.release_()
-    times = context.config.steps * context.config.batch / rows.total
+    times = context.config.steps * context.config.batch / total
     last = thinned(losses).loss[-1]
     notes.insert(
         0,
         f"Loss {losses[0]:.4g} to {last:.4g} in {len(losses)} steps, {seconds:.0f} s;"
-        f" {times:.1f} times over {rows.total} rows of calibration data.",
+        f" {times:.1f} times over {total} rows, {rows.total} of them calibration data.",
     )
     program.notes += notes
     context.curves.append(thinned(losses))
-
-
-def learning_rate(step: int, steps: int, *, peak: float, warmup: float) -> float:
-    """A linear rise to the peak, then a half cosine down to zero after the last step.
-
-    Source: Loshchilov and Hutter 2017, SGDR, equation 5.
-    """
-    rising = round(warmup * steps)
-    if step < rising:
-        return peak * (step + 1) / rising
-    return peak * 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
-
-
-def thinned(losses: Sequence[float]) -> TrainingCurve:
-    """At most 60 points, each the mean over the steps since the one before."""
-    size = max(1, -(-len(losses) // _POINTS))
-    ends = [min(start + size, len(losses)) for start in range(0, len(losses), size)]
-    starts = [0, *ends[:-1]]
-    means = [
-        sum(losses[first:end]) / (end - first) for first, end in zip(starts, ends, strict=True)
-    ]
-    return TrainingCurve(tuple(ends), tuple(round(each, 6) for each in means))
-
-
-def _rows(owner: str, context: BuildContext) -> Rows:
-    rows = rows_of(context.calibration)
-    if rows.total < FEWEST_ROWS:
-        raise StepRefused(
-            f"{owner}: training needs at least {FEWEST_ROWS} rows of calibration data, got"
-            f" {rows.total}.",
-            hint="Name a file of quality data with more rows: a quarter of it is set apart.",
-        )
-    return rows
 
 
 def _prepared(
@@ -261,82 +237,10 @@ def _prepared(
         )
     teacher = context.teacher
     objective, notes = objective_for(program, context.config, context.metric, rows.examples)
-    notes += _memory(owner, program, teacher, weights)
-    if not _batches_work(teacher, rows, context.config.batch):
-        rows = rows_of(context.calibration, splits=False)
-        notes.append("The model takes no other batch: one example of calibration data at a time.")
-    else:
-        rows, more = _with_written(owner, teacher, rows, context)
-        notes += more
-    made = Training(owner, program, teacher, context, objective, rows, weights, keeper, pairs)
-    return made, notes
-
-
-def _with_written(
-    owner: str, teacher: Program, rows: Rows, context: BuildContext
-) -> tuple[Rows, list[str]]:
-    """The rows with those that the teacher writes, where a training needs more than there are."""
-    config = context.config
-    count = min(config.written, max(0, config.steps * config.batch - rows.total))
-    made = written_rows(
-        teacher, rows, count, seed=config.seed, max_length=context.max_length,
-        tell=lambda share: context.progress(0.0, f"{owner}: the teacher writes, {share:.0%}"),
-    )  # fmt: skip
-    if not made:
-        return rows, []
-    told = f"The teacher wrote {len(made)} more rows of text to learn from."
-    return rows_of([*rows.examples, *made]), [told]
-
-
-def _batches_work(teacher: Program, rows: Rows, batch: int) -> bool:
-    first = next(rows.batches(batch, seed=0))[0]
-    try:
-        with torch.no_grad():
-            call(teacher.module, to_device(first.inputs, teacher.context.device))
-    except (RuntimeError, ValueError, IndexError, TypeError):
-        return False
-    return True
-
-
-def _memory(owner: str, program: Program, teacher: Program, weights: Weights) -> list[str]:
-    from engine.measure.lifetime import available_bytes
-    from engine.program import held_bytes
-
-    needed = weights.training_bytes
-    beside = sum(held_bytes(teacher.module).values())
-    if program.context.device == "cpu" and needed > available_bytes():
-        raise StepRefused(
-            f"{owner}: gradients and averages need {needed / 2**20:.0f} MiB, and"
-            f" {available_bytes() / 2**20:.0f} MiB are free.",
-            hint="Choose a smaller model, or a machine with more memory.",
-        )
-    return [
-        f"Held while training: {beside / 2**20:.0f} MiB of the teacher, {needed / 2**20:.0f} MiB"
-        " of gradients and averages."
-    ]
-
-
-def _reach(program: Program, held: Mapping[str, nn.Parameter]) -> list[str]:
-    """What is not trained, and why."""
-    every = dict(program.module.named_parameters())
-    frozen = sum(each.numel() for name, each in every.items() if name not in held)
-    packed = sum(
-        sum(getattr(each, "packed_bytes", {}).values()) for each in program.module.modules()
-    )
-    integers = packed + sum(
-        each.numel() for each in program.module.buffers() if not each.is_floating_point()
-        and each.dtype in (torch.int8, torch.uint8)
-    )  # fmt: skip
-    notes = []
-    if integers:
-        count = sum(each.numel() for each in held.values())
-        notes.append(
-            f"Trained: the {count:,} weights in floating point (norms, biases, embeddings, float"
-            f" layers); {integers / 2**20:.1f} MiB of integer weights stay as they are."
-        )
-    if frozen:
-        notes.append(f"Left as they are: {frozen:,} weights that are frozen.")
-    return notes
+    notes += memory_notes(owner, program, teacher, weights)
+    taught, more = taught_rows(owner, teacher, rows, context)
+    made = Training(owner, program, teacher, context, objective, taught, weights, keeper, pairs)
+    return made, [*notes, *more]
 
 
 @contextlib.contextmanager
@@ -360,6 +264,4 @@ def _learning(program: Program) -> Iterator[None]:
 
 
 def _rows_in(example: Example) -> int:
-    from engine.optimize.train.rows import row_count
-
     return max(1, row_count(example))
