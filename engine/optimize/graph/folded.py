@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +29,7 @@ from engine.optimize.graph.folding import (
 from engine.optimize.graph.nodes import expression, token_dims
 from engine.optimize.graph.positions import Positions, longest
 from engine.optimize.graph.rounding import relative_error, rounding_limit
+from engine.optimize.graph.sizes import cases, flexible_dims, resized
 from engine.optimize.graph.stubs import restore_, stubbed
 from engine.optimize.graph.tables import Tables
 from engine.program import Inputs, Program, RecomputeDecoder, call, output_tensors
@@ -223,9 +223,9 @@ def _folded(
     max_bytes: int,
 ) -> _Plan:
     batched = len({each.shape[:1] for each in given}) == 1 and all(each.dim() for each in given)
-    dynamic = tuple(_dims(each) if batched else () for each in given)
+    dynamic = tuple(flexible_dims(each) if batched else () for each in given)
     sizes = (min(max_length or _EXAMPLE_TOKENS, _EXAMPLE_TOKENS), _EXAMPLE_BATCH)
-    example = tuple(_resized(each, sizes[1], sizes[0]) for each in given) if batched else given
+    example = tuple(resized(each, sizes[1], sizes[0]) for each in given) if batched else given
     with stubbed(module) as packed:
         exported = export(_Whole(module, names), example, dynamic)
         graph, root, users = rebuild(exported, module)
@@ -283,46 +283,6 @@ def _tables(
     return max(0, before - calls_in(graph)), known
 
 
-def _dims(tensor: Tensor) -> tuple[int, ...]:
-    """Dimensions that may change: the batch, and the tokens of ids and masks."""
-    counts = not tensor.is_floating_point() and tensor.dim() == 2
-    return (0, 1) if counts else (0,)
-
-
-def _resized(tensor: Tensor, batch: int, tokens: int | None) -> Tensor:
-    """The tensor with its rows, and tokens where it has them, repeated or left out."""
-    rows = torch.arange(batch, device=tensor.device) % tensor.shape[0]
-    made = tensor.index_select(0, rows)
-    if tokens is not None and len(_dims(tensor)) == 2:
-        columns = torch.arange(tokens, device=tensor.device) % tensor.shape[1]
-        made = made.index_select(1, columns)
-    return made.contiguous()
-
-
-def _cases(given: tuple[Tensor, ...], limit: int | None) -> Iterator[tuple[Tensor, ...]]:
-    """The inputs themselves, and others of several sizes."""
-    yield given
-    highest = limit or 40
-    if not all(each.dim() and each.shape[0] == given[0].shape[0] for each in given):
-        return
-    for batch, tokens in ((1, 1), (2, 5), (4, min(highest, 37))):
-        made = tuple(_resized(each, batch, min(tokens, highest)) for each in given)
-        yield made
-        if any(_is_full_mask(each) for each in made) and tokens > 1:
-            yield tuple(_padded(each) if _is_full_mask(each) else each for each in made)
-
-
-def _is_full_mask(tensor: Tensor) -> bool:
-    return len(_dims(tensor)) == 2 and not tensor.is_meta and bool((tensor == 1).all())
-
-
-def _padded(mask: Tensor) -> Tensor:
-    """The mask with the last two tokens of the first row left out."""
-    made = mask.clone()
-    made[0, -2:] = 0
-    return made
-
-
 def _proved(
     made: FoldedModule,
     module: nn.Module,
@@ -331,7 +291,7 @@ def _proved(
     limit: int | None,
 ) -> float:
     whole, worst = _Whole(module, names), 0.0
-    for tensors in _cases(given, limit):
+    for tensors in cases(given, limit):
         if any(each.is_meta for each in tensors):
             return 0.0
         inputs = dict(zip(names, tensors, strict=True)) if names else tensors
