@@ -270,7 +270,7 @@ class _Walk:
         count = len(shape_of(node))
         order = list(range(count))
         if operator_name(node) == "permute":
-            order = [int(each) % count for each in node.args[1]]  # type: ignore[union-attr]
+            order = [int(each) % count for each in _argument(node, 1, ())]
         else:
             one, other = (int(_argument(node, at, 0)) % count for at in (1, 2))
             order[one], order[other] = order[other], order[one]
