@@ -64,7 +64,12 @@ def find_channels(module: nn.Module, inputs: Inputs) -> Channels:
     Raises:
         StepRefused: the module cannot be read as a graph.
     """
-    return _Walk(module, capture_operators(module, inputs).graph).channels()
+    return channels_of(module, capture_operators(module, inputs).graph)
+
+
+def channels_of(module: nn.Module, graph: fx.Graph) -> Channels:
+    """The same channels from a graph that was captured before."""
+    return _Walk(module, graph).channels()
 
 
 @dataclass(frozen=True)
