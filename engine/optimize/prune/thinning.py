@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from engine.errors import StepRefused
+from engine.optimize.prune.channel_groups import Channels
 from engine.optimize.prune.channel_surgery import ChannelCut
-from engine.optimize.prune.channels import Channels, channels_of, find_channels
+from engine.optimize.prune.channels import channels_of, find_channels
 from engine.optimize.prune.importance import calibration_calls, choose, refitted, second_moments
 from engine.optimize.prune.running import answer_of, distance, outputs_of
 from engine.optimize.prune.units import Block, Layer
