@@ -12,12 +12,14 @@ from torch import Tensor, nn
 from engine.errors import StepRefused
 from engine.models.opened import OpenedModel
 from engine.optimize.build import Variant, build_variant
+from engine.optimize.prune.depth import remove_blocks_
 from engine.optimize.prune.stacks import find_stacks, influences
 from engine.optimize.recipe import read_recipe
-from engine.optimize.technique import CostTable, OperatorCost, Target
+from engine.optimize.technique import BuildContext, CostTable, OperatorCost, Target
 from engine.optimize.techniques.structured_prune import StructuredPrune
 from engine.profile.machine import this_machine
 from engine.program import Program, logits_of
+from engine.records import Workload
 from tests.optimize.models_to_build import FeedForward, opened, relative_error
 from tests.optimize.tiny_models import language, prompt
 from tests.tiny_models import ARCHITECTURES, huggingface_model
@@ -61,7 +63,10 @@ def test_a_model_without_half_of_its_blocks_loads_again(architecture: str, tmp_p
     model = deep(architecture)
     inputs = INPUTS.get(architecture, IDS)
     before = sum(each.numel() for each in model.parameters())
-    made = pruned(opened(model, inputs), ratio=0.5).program.module
+    program = Program(model)
+    config = StructuredPrune.configure({"target": "layers", "ratio": 0.5})
+    remove_blocks_(program, BuildContext(config, Workload(), inputs, this_machine()))
+    made: Any = program.module
     assert sum(each.numel() for each in made.parameters()) < 0.75 * before
     made.save_pretrained(tmp_path)
     again = type(model).from_pretrained(tmp_path).eval()

@@ -33,9 +33,12 @@ def find_blocks(module: nn.Module, inputs: Inputs) -> list[Block]:
     Raises:
         StepRefused: the module cannot be read as a graph.
     """
-    graph = capture_operators(module, inputs).graph
-    finder = _Finder(module, graph)
-    return list(finder.blocks())
+    return blocks_of(module, capture_operators(module, inputs).graph)
+
+
+def blocks_of(module: nn.Module, graph: fx.Graph) -> list[Block]:
+    """The same blocks from a graph that was captured before."""
+    return list(_Finder(module, graph).blocks())
 
 
 class _Finder:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from engine.optimize.prune.channels import Channels
+from engine.optimize.prune.channel_groups import Channels
 
 _NORM_TENSORS = ("weight", "bias", "running_mean", "running_var")
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,10 +17,10 @@ from engine.optimize.prune.blocks import (
     operator_name,
     shape_of,
 )
+from engine.optimize.prune.channel_groups import BOUND, CONVOLUTIONS, Channels, grouped
 from engine.optimize.prune.sharing import shared_parameters
 from engine.program import Inputs
 
-_BOUND = 0
 _KEEPING = {
     *POOLS, "dropout", "contiguous", "clone", "to", "upsample_nearest2d", "upsample_bilinear2d",
     "upsample_bicubic2d", "constant_pad_nd", "pad", "reflection_pad2d", "replication_pad2d",
@@ -29,29 +28,6 @@ _KEEPING = {
 }  # fmt: skip
 _NORMS = {"batch_norm", "_native_batch_norm_legit_no_training"}
 _SPLITS = {"split", "chunk", "split_with_sizes"}
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d)
-
-
-@dataclass
-class Channels:
-    """Where every channel of a model is made, scaled and read.
-
-    A unit is a channel with all that a residual sum, a product or a depthwise convolution ties to
-    it. Vectors hold for each row or column its unit, 0 where it must stay.
-
-    Attributes:
-        rows: of each layer's outputs.
-        columns: of each layer's inputs.
-        norms: of each batch norm.
-        depthwise: of each depthwise convolution's outputs.
-        groups: units that stand in the same places, by a layer that makes them.
-    """
-
-    rows: dict[str, Tensor]
-    columns: dict[str, Tensor]
-    norms: dict[str, Tensor]
-    depthwise: dict[str, Tensor]
-    groups: dict[str, list[int]] = field(default_factory=dict)
 
 
 def find_channels(module: nn.Module, inputs: Inputs) -> Channels:
@@ -64,7 +40,12 @@ def find_channels(module: nn.Module, inputs: Inputs) -> Channels:
     Raises:
         StepRefused: the module cannot be read as a graph.
     """
-    return _Walk(module, capture_operators(module, inputs).graph).channels()
+    return channels_of(module, capture_operators(module, inputs).graph)
+
+
+def channels_of(module: nn.Module, graph: fx.Graph) -> Channels:
+    """The same channels from a graph that was captured before."""
+    return _Walk(module, graph).channels()
 
 
 @dataclass(frozen=True)
@@ -78,7 +59,7 @@ class _Track:
 class _Walk:
     def __init__(self, module: nn.Module, graph: fx.Graph) -> None:
         self._module, self._graph = module, graph
-        self._parents = [_BOUND]
+        self._parents = [BOUND]
         self._tracks: dict[fx.Node, _Track | None] = {}
         self._pieces: dict[fx.Node, list[_Track]] = {}
         self._shared = shared_parameters(module)
@@ -92,7 +73,7 @@ class _Walk:
         for vectors in (found.rows, found.columns, found.norms, found.depthwise):
             for name, labels in vectors.items():
                 vectors[name] = self._roots(labels)
-        found.groups = _grouped(self._module, found)
+        found.groups = grouped(self._module, found)
         return found
 
     # ---- sets of labels that are one unit
@@ -166,7 +147,7 @@ class _Walk:
         if node.args[1].op != "get_attr" or leaf != "weight":
             return None
         owner = self._module.get_submodule(path)
-        return (path, owner) if type(owner) in _CONVOLUTIONS else None
+        return (path, owner) if type(owner) in CONVOLUTIONS else None
 
     def _product(self, node: fx.Node, name: str, layer: Any) -> _Track | None:
         entered = self._tracks.get(node.args[0])  # type: ignore[arg-type]
@@ -270,7 +251,7 @@ class _Walk:
         count = len(shape_of(node))
         order = list(range(count))
         if operator_name(node) == "permute":
-            order = [int(each) % count for each in node.args[1]]  # type: ignore[union-attr]
+            order = [int(each) % count for each in _argument(node, 1, ())]
         else:
             one, other = (int(_argument(node, at, 0)) % count for at in (1, 2))
             order[one], order[other] = order[other], order[one]
@@ -314,26 +295,3 @@ class _Walk:
 
 def _argument(node: fx.Node, at: int, default: Any) -> Any:
     return node.args[at] if len(node.args) > at else default
-
-
-def _grouped(module: nn.Module, found: Channels) -> dict[str, list[int]]:
-    """Units of convolutions that stand in the same places, by a layer that makes them."""
-    places: dict[int, list[str]] = defaultdict(list)
-    makers: dict[int, list[str]] = defaultdict(list)
-    for role, vectors in (("out", found.rows), ("in", found.columns), ("dw", found.depthwise)):
-        for name, vector in vectors.items():
-            for unit, count in Counter(vector.tolist()).items():
-                places[unit].append(f"{role} {name} {count}")
-                if role == "out":
-                    makers[unit].append(name)
-    alike: dict[tuple[str, ...], list[int]] = defaultdict(list)
-    for unit, found_in in places.items():
-        owners = [module.get_submodule(name) for name in makers[unit]]
-        if unit != _BOUND and any(isinstance(each, _CONVOLUTIONS) for each in owners):
-            alike[tuple(sorted(found_in))].append(unit)
-    groups: dict[str, list[int]] = {}
-    for units in alike.values():
-        first = makers[units[0]][0]
-        if len(units) > 1:
-            groups[first if first not in groups else f"{first} {units[0]}"] = sorted(units)
-    return groups

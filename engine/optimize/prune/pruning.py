@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from engine.errors import StepRefused
-from engine.optimize.prune.blocks import find_blocks
+from engine.optimize.graph.capture import capture_operators
+from engine.optimize.prune.blocks import blocks_of, find_blocks
 from engine.optimize.prune.depth import describe_stacks, remove_blocks_
 from engine.optimize.prune.importance import Choice, calibration_calls, choose, second_moments
 from engine.optimize.prune.surgery import Cut, cut_all_
@@ -39,10 +40,11 @@ def describe(program: Program, inputs: Inputs) -> dict[str, Any]:
         return {"refusal": "the weights are not in memory, and what goes is chosen by them."}
     stacks = describe_stacks(program, inputs)
     try:
-        blocks = find_blocks(program.module, inputs)
-        channels = describe_channels(program.module, inputs)
+        graph = capture_operators(program.module, inputs).graph
     except StepRefused as refusal:
         return {"refusal": refusal.message, "stacks": stacks}
+    blocks = blocks_of(program.module, graph)
+    channels = describe_channels(program.module, graph)
     tried = [b for b in blocks if b.kind == "ffn" and b.columns.numel() <= _WIDEST_TRIED]
     shares, rows = _redundancy(program, tried[:_MOST_TRIED], inputs)
     return {

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from engine.errors import StepRefused
+from engine.optimize.prune.channel_groups import Channels
 from engine.optimize.prune.channel_surgery import ChannelCut
-from engine.optimize.prune.channels import Channels, find_channels
+from engine.optimize.prune.channels import channels_of, find_channels
 from engine.optimize.prune.importance import calibration_calls, choose, refitted, second_moments
 from engine.optimize.prune.running import answer_of, distance, outputs_of
 from engine.optimize.prune.units import Block, Layer
@@ -22,9 +23,9 @@ _TOLERANCE = 1e-3
 _WIDEST_FIT = 4608
 
 
-def describe_channels(module: nn.Module, inputs: Inputs) -> list[dict[str, Any]]:
+def describe_channels(module: nn.Module, graph: fx.Graph) -> list[dict[str, Any]]:
     """Groups of channels with the share of each layer that they are; plain JSON."""
-    found = find_channels(module, inputs)
+    found = channels_of(module, graph)
     return [
         {
             "kind": "channels",

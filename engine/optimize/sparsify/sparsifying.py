@@ -175,7 +175,7 @@ def _stored_(
 
 
 def _kernel(layer: Layer, mask: Tensor, rows: int, context: BuildContext) -> str:
-    config, weight = context.config, layer.module.weight
+    config, weight = context.config, layer.weight
     can_train = context.workload.kind == "train_step"
     if config.kernel == "dense" or can_train or not _is_linear(layer):
         return "dense"
@@ -184,7 +184,7 @@ def _kernel(layer: Layer, mask: Tensor, rows: int, context: BuildContext) -> str
     is_possible = weight.device.type == "cpu" and weight.dtype == torch.float32
     if not is_possible or config.kernel == "semi_structured":
         return "dense"
-    sparsity = 1 - float(mask.float().mean())
+    sparsity = 1 - float(torch.mean(mask.float()))
     pays = weight.numel() >= _SMALLEST and sparsity >= least_sparsity(rows)
     return "csr" if config.kernel == "csr" or pays else "dense"
 

@@ -55,6 +55,7 @@ class LowRank(Technique):
         " rank carry is lost. Weights of trained language models are close to full rank, so that"
         " much is lost unless training follows; layers wider than their task needs lose little."
     )
+    sample: ClassVar[str] = "digits_vision"
     max_relative_error: ClassVar[float] = 0.6
 
     @dataclass(frozen=True)

@@ -60,6 +60,8 @@ class StructuredPrune(Technique):
         " partly a mixture of the others: least squares on calibration activations puts that part"
         " on their weights. The rest is lost, and shows as quality; training recovers more."
     )
+    sample: ClassVar[str] = "digits_vision"
+    example: ClassVar[str] = "structured_prune:target=channels:ratio=0.5"
     max_relative_error: ClassVar[float] = 0.6
 
     @dataclass(frozen=True)
