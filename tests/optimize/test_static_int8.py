@@ -370,8 +370,8 @@ def test_models_without_such_layers_and_a_second_time_are_refused() -> None:
         built(nn.Sequential(nn.Conv1d(1, 2, 3)), torch.ones(1, 1, 8))
     with pytest.raises(StepRefused, match="in groups"):
         built(nn.Sequential(nn.Conv2d(2, 2, 3, groups=2)), torch.ones(1, 2, 8, 8))
+    module = built(FeedForward(), values(64, 16)).program.module
     with pytest.raises(StepRefused, match="2 layers are int8 already"):
-        module = built(FeedForward(), values(64, 16)).program.module
         built(module, values(64, 16))
 
 

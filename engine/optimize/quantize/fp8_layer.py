@@ -77,3 +77,12 @@ class Fp8Linear(nn.Module):
         self.weight = weight.to(self.weight.device)
         self.scale = scale.to(self.weight.device)
         return self
+
+    def __getstate__(self) -> dict[str, object]:
+        # Pickling knows no storage of this dtype: the bytes go as bytes.
+        buffers = {**self._buffers, "weight": self.weight.view(torch.uint8)}
+        return {**self.__dict__, "_buffers": buffers}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self.weight = self.weight.view(self.fp8)

@@ -72,7 +72,7 @@ class Int8Linear(nn.Module):
         self.packed_bytes = {"int8": weight.numel(), "float32": 8 * self.out_features}
 
     def pack_for_many_rows(self, weight: torch.Tensor) -> None:
-        """oneDNN's layout of [out, in]; scales stay beside it."""
+        """The layout of oneDNN for [out, in]; scales stay beside it."""
         with warnings.catch_warnings():
             # Bytes of the quantized dtype are on their way out; torch says so at the first.
             warnings.simplefilter("ignore")

@@ -194,7 +194,7 @@ class StaticInt8Linear(StaticInt8Layer):
         self.out_features, self.in_features = self.shape
 
     def pack(self, weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-        """oneDNN's layout of [out, in]."""
+        """The layout of oneDNN for [out, in]."""
         packed: torch.Tensor = torch.ops.onednn.qlinear_prepack(weight.contiguous(), None)
         return packed
 
@@ -242,7 +242,7 @@ class StaticInt8Conv2d(StaticInt8Layer):
         return (*super().arguments(), self.window)
 
     def pack(self, weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-        """oneDNN's layout of [out, in, height, width]."""
+        """The layout of oneDNN for [out, in, height, width]."""
         packed: torch.Tensor = torch.ops.onednn.qconv_prepack(
             weight, scale, self.input_scale, self.input_zero, *self.window, 1, None
         )
