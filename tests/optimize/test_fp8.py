@@ -53,7 +53,9 @@ def test_weights_are_rounded_to_three_bits_of_mantissa_with_a_scale_for_each_cha
     assert relative_error(by_row, layer.weight) < ROUNDING
     assert relative_error(by_row[7], layer.weight[7]) < ROUNDING
     # One scale for all: steps of 2 to the minus 9 where the largest weight is 448.
-    assert relative_error(by_tensor[7], layer.weight[7]) > 0.2
+    assert relative_error(by_tensor[7], layer.weight[7]) > 4 * relative_error(
+        by_row[7], layer.weight[7]
+    )
 
 
 @pytest.mark.parametrize("by_row", [True, False])
@@ -82,7 +84,11 @@ def test_a_quarter_of_the_bytes_is_held() -> None:
 
 def test_copies_and_pickles_hold_the_same_weights_and_conversions_leave_them() -> None:
     made = to_fp8(linear(), by_row=True)
-    for other in (copy.deepcopy(made), pickle.loads(pickle.dumps(made)), copy.deepcopy(made).half()):
+    for other in (
+        copy.deepcopy(made),
+        pickle.loads(pickle.dumps(made)),
+        copy.deepcopy(made).half(),
+    ):
         assert torch.equal(other.weight.float(), made.weight.float())
         assert torch.equal(other.scale, made.scale)
 

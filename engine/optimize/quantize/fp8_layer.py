@@ -25,6 +25,7 @@ class Fp8Linear(nn.Module):
         self.top = torch.finfo(self.fp8).max
         self.register_buffer("weight", torch.zeros(out_features, in_features, dtype=self.fp8))
         self.register_buffer("scale", torch.ones(out_features if by_row else 1))
+        self.bias: torch.Tensor | None
         self.register_buffer("bias", torch.zeros(out_features) if has_bias else None)
 
     def set_weight(self, weight: torch.Tensor) -> None:

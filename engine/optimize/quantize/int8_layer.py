@@ -14,8 +14,9 @@ class Int8Linear(nn.Module):
     One weight scale for each output channel, one activation scale for each row (token). A refined
     layer adds a second product with what rounding the activations left over: about 16 bits for
     them, for layers whose inputs have a few very large values. On x86 the weights are packed, for
-    FBGEMM, whose one call costs least for one row, or for oneDNN, which is faster for many; elsewhere, and where a compiler or exporter has to trace it, they are plain int8
-    tensors for `torch._int_mm`. The state dict is the same in both forms: `weight` int8 [out, in],
+    FBGEMM, whose one call costs least for one row, or for oneDNN, which is faster for many;
+    elsewhere, and where a compiler or exporter has to trace it, they are plain int8 tensors for
+    `torch._int_mm`. The state dict is the same in both forms: `weight` int8 [out, in],
     `scale` float32 [out], `bias` float32 [out].
     """
 
@@ -87,7 +88,7 @@ class Int8Linear(nn.Module):
             return self.get_buffer("weight"), self.get_buffer("scale")
         if self.takes_many_rows:
             packed: torch.Tensor = self.packed
-            return packed.to_dense().t().contiguous(), self._buffers["scale"]  # type: ignore[return-value]
+            return packed.to_dense().t().contiguous(), self._buffers["scale"]
         levels, _ = torch.ops.quantized.linear_unpack(self.packed)
         return levels.int_repr(), levels.q_per_channel_scales().float()
 
