@@ -14,7 +14,7 @@ torch.library.define("workbench::leaf", "(Tensor x, SymInt index) -> Tensor")
 _layers: list[nn.Module] = []
 
 
-@torch.library.register_fake("workbench::leaf")
+@torch.library.register_fake("workbench::leaf")  # type: ignore[untyped-decorator]
 def _shape_of(x: Tensor, index: int) -> Tensor:
     """An empty answer of the layer's shape and dtype."""
     layer: Any = _layers[int(index)]

@@ -46,13 +46,13 @@ def foldable_norms(module: nn.Module, graph: fx.Graph) -> list[tuple[str, nn.Mod
     is between them.
     """
     called = _called(module, graph)
-    found = []
+    found: list[tuple[str, nn.Module, nn.Module]] = []
     for node in graph.nodes:
         norm = _module(module, node)
         if not isinstance(norm, nn.BatchNorm2d) or norm.training or norm.running_mean is None:
             continue
-        before = node.args[0] if node.args else None
-        layer = _module(module, before) if isinstance(before, fx.Node) else None
+        before: Any = node.args[0] if node.args else None
+        layer = _module(module, before)
         if layer is None or type(layer) is not nn.Conv2d or len(before.users) > 1:
             continue
         if called[id(norm)] == called[id(layer)] == 1 and not _is_tied(module, layer):

@@ -25,6 +25,7 @@ class Fp8Linear(nn.Module):
         self.top = torch.finfo(self.fp8).max
         self.register_buffer("weight", torch.zeros(out_features, in_features, dtype=self.fp8))
         self.register_buffer("scale", torch.ones(out_features if by_row else 1))
+        self.bias: torch.Tensor | None
         self.register_buffer("bias", torch.zeros(out_features) if has_bias else None)
 
     def set_weight(self, weight: torch.Tensor) -> None:
@@ -77,3 +78,12 @@ class Fp8Linear(nn.Module):
         self.weight = weight.to(self.weight.device)
         self.scale = scale.to(self.weight.device)
         return self
+
+    def __getstate__(self) -> dict[str, object]:
+        # Pickling knows no storage of this dtype: the bytes go as bytes.
+        buffers = {**self._buffers, "weight": self.weight.view(torch.uint8)}
+        return {**self.__dict__, "_buffers": buffers}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self.weight = self.weight.view(self.fp8)

@@ -16,8 +16,8 @@ class Int8Linear(nn.Module):
     them, for layers whose inputs have a few very large values. On x86 the weights are packed, for
     FBGEMM, whose one call costs least for one row, or for oneDNN, which is faster for many;
     elsewhere, and where a compiler or exporter has to trace it, they are plain int8 tensors for
-    `torch._int_mm`. The state dict is the same in all forms: `weight` int8 [out, in], `scale`
-    float32 [out], `bias` float32 [out].
+    `torch._int_mm`. The state dict is the same in both forms: `weight` int8 [out, in],
+    `scale` float32 [out], `bias` float32 [out].
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Int8Linear(nn.Module):
         self.packed_bytes = {"int8": weight.numel(), "float32": 8 * self.out_features}
 
     def pack_for_many_rows(self, weight: torch.Tensor) -> None:
-        """OneDNN's layout of [out, in]; scales stay beside it."""
+        """The layout of oneDNN for [out, in]; scales stay beside it."""
         with warnings.catch_warnings():
             # Bytes of the quantized dtype are on their way out; torch says so at the first.
             warnings.simplefilter("ignore")
@@ -88,7 +88,7 @@ class Int8Linear(nn.Module):
             return self.get_buffer("weight"), self.get_buffer("scale")
         if self.takes_many_rows:
             packed: torch.Tensor = self.packed
-            return packed.to_dense().t().contiguous(), self._buffers["scale"]  # type: ignore[return-value]
+            return packed.to_dense().t().contiguous(), self._buffers["scale"]
         levels, _ = torch.ops.quantized.linear_unpack(self.packed)
         return levels.int_repr(), levels.q_per_channel_scales().float()
 

@@ -55,7 +55,7 @@ def describe_static(module: nn.Module, inputs: Inputs | None = None) -> dict[str
         "already": sum(isinstance(each, StaticInt8Layer) for each in module.modules()),
         "device": next(iter(devices - {"meta", "cpu"}), "cpu"),
         "has_kernel": hasattr(torch.ops.onednn, "qlinear_pointwise")
-        and torch.backends.mkldnn.is_available(),
+        and bool(torch.backends.mkldnn.is_available()),  # type: ignore[no-untyped-call]
     }
 
 

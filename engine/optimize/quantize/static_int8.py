@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -58,7 +59,8 @@ def quantized_static(
             a Linear; 0 leaves it where it is.
     """
     is_conv = isinstance(layer, nn.Conv2d)
-    weight = layer.weight.detach().float() if is_conv else dense_weight(layer)
+    held = layer.get_parameter("weight").detach().float()
+    weight = held if is_conv else dense_weight(layer)
     values, low, high = torch.cat(observed.values), observed.low, observed.high
     factors = None
     if smooth and not is_conv and observed.tops is not None and observed.rows is not None:
@@ -132,9 +134,8 @@ def probed(product: Product) -> Callable[[], Tensor]:
     generator = torch.Generator().manual_seed(0)
     dtype: torch.dtype = getattr(torch, product.dtype)
     if product.kind == "conv2d":
-        layer: nn.Module = nn.Conv2d(
-            product.inputs, product.outputs, product.window, product.stride, product.padding
-        )
+        window: Any = (product.window, product.stride, product.padding)
+        layer: nn.Module = nn.Conv2d(product.inputs, product.outputs, *window)
         shape: tuple[int, ...] = (product.rows, product.inputs, *product.spatial)
     else:
         layer, shape = nn.Linear(product.inputs, product.outputs), (product.rows, product.inputs)

@@ -98,7 +98,7 @@ class StaticInt8Layer(nn.Module):
             # The same memory as plain bytes: int_repr() would copy it.
             levels = torch.empty(0, dtype=torch.uint8)
             return levels.set_(held.untyped_storage(), 0, held.shape, held.stride())
-        exact = torch.round(x.float() * (1 / self.input_scale)) + self.input_zero
+        exact: torch.Tensor = torch.round(x.float() * (1 / self.input_scale)) + self.input_zero
         return exact.clamp(0, self.top).to(torch.uint8)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -108,7 +108,9 @@ class StaticInt8Layer(nn.Module):
         if self.packed is not None:
             return self.product(levels, dtype)
         shape = self.channels_last_shape()
-        y = self.traced(levels) * (self.get_buffer("scale") * self.input_scale).view(shape)
+        y: torch.Tensor = self.traced(levels) * (self.get_buffer("scale") * self.input_scale).view(
+            shape
+        )
         if self.bias is not None:
             y = y + self.bias.view(shape)
         if self.rectifies:
@@ -175,10 +177,8 @@ class StaticInt8Layer(nn.Module):
         own, base = inspect.getsource(type(self)), inspect.getsource(StaticInt8Layer)
         emitted = (self.output_scale, self.output_zero, self.rectifies)
         call = f"{type(self).__name__}{self.arguments()}.emit{emitted}"
-        needs = (
-            "import inspect\nimport warnings\nfrom collections.abc import Sequence\n"
-            "from typing import Any"
-        )
+        needs = "import inspect\nimport warnings\nfrom collections.abc import Sequence"
+        needs += "\nfrom typing import Any"
         return f"{needs}\n\n\n{base}\n\n{own}", call
 
     def extra_repr(self) -> str:
@@ -197,7 +197,7 @@ class StaticInt8Linear(StaticInt8Layer):
         self.out_features, self.in_features = self.shape
 
     def pack(self, weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-        """OneDNN's layout of [out, in]."""
+        """The layout of oneDNN for [out, in]."""
         packed: torch.Tensor = torch.ops.onednn.qlinear_prepack(weight.contiguous(), None)
         return packed
 
@@ -223,7 +223,8 @@ class StaticInt8Linear(StaticInt8Layer):
             rows = nn.functional.pad(rows, (0, 0, 0, 17))
         sums = torch._int_mm(rows, self.weight.t())[:count].float()
         y = sums - (self.input_zero - 128) * self.weight.sum(1, dtype=torch.float32)
-        return y.reshape(*levels.shape[:-1], self.shape[0])
+        shaped: torch.Tensor = y.reshape(*levels.shape[:-1], self.shape[0])
+        return shaped
 
 
 class StaticInt8Conv2d(StaticInt8Layer):
@@ -245,7 +246,7 @@ class StaticInt8Conv2d(StaticInt8Layer):
         return (*super().arguments(), self.window)
 
     def pack(self, weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-        """OneDNN's layout of [out, in, height, width]."""
+        """The layout of oneDNN for [out, in, height, width]."""
         packed: torch.Tensor = torch.ops.onednn.qconv_prepack(
             weight, scale, self.input_scale, self.input_zero, *self.window, 1, None
         )
@@ -270,4 +271,8 @@ class StaticInt8Conv2d(StaticInt8Layer):
     def traced(self, levels: torch.Tensor) -> torch.Tensor:
         """The same sums by a float convolution of whole numbers, exact up to 2 to the 24."""
         whole = levels.float() - self.input_zero
-        return nn.functional.conv2d(whole, self.weight.float(), None, *self.window)
+        stride, padding, dilation = self.window
+        sums: torch.Tensor = nn.functional.conv2d(
+            whole, self.weight.float(), None, stride, padding, dilation
+        )
+        return sums
