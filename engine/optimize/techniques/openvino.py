@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from engine.records import Workload
 
 _OVERHEAD = Range(0.05, 0.4)
-# Time of products over eager float32, and bytes of the weights; see the runs in
-# tests/benchmarks/bench_peers.py.
+# Time of products over eager float32, and bytes of the weights. One thread of a busy machine with
+# AMX, 128 x 768 x 768: float32 0.82 to 0.95, default (bfloat16) 0.25 to 0.45, int8 0.28 to 0.29.
 _PRODUCTS = {
     "default": (Range(0.2, 1.05), 1.0),
     "float32": (Range(0.7, 1.1), 1.0),
