@@ -41,6 +41,7 @@ _PRODUCTS = {
 }
 _REST = Range(0.3, 1.0)
 _RISKS = {"float32": "none", "default": "low", "int4_weights": "high"}
+_BFLOAT16 = {"avx512_bf16", "amx_bf16"}
 _REALIZED = ("dynamic_int8", "reduced_precision")
 
 
@@ -115,6 +116,8 @@ class OpenVino(Technique):
     def estimate(self, costs: CostTable, target: Target) -> CostTable:
         """Nearly no overhead; products as their number format allows."""
         precision = target.config.precision
+        if precision == "default" and not _BFLOAT16 & set(target.machine.features):
+            precision = "float32"
         ratio, weights = _PRODUCTS[precision]
         return engine_costs(
             costs, self.name, _OVERHEAD, ratio, _REST, weight_ratio=weights,
