@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.errors import StepRefused
-from engine.inference.openvino_package import nncf, openvino, warnings_off
+from engine.inference.openvino_package import nncf, openvino, silently
 from engine.optimize.quantize.int8_linear import Int8Linear, to_float_
 
 _WEIGHTED = (
@@ -30,7 +30,7 @@ def converted(program: torch.export.ExportedProgram, names: Sequence[str]) -> An
     """
     package = openvino()
     try:
-        with warnings_off():
+        with silently():
             model = package.convert_model(program)
     except Exception as error:  # the frontend raises many kinds
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
@@ -60,7 +60,7 @@ def with_small_weights(model: Any, bits: int) -> Any:
                 group_size_fallback_mode=package.GroupSizeFallbackMode.ADJUST
             ),
         }  # fmt: skip
-    with warnings_off():
+    with silently():
         return package.compress_weights(model, **options)
 
 
@@ -71,7 +71,7 @@ def quantized(model: Any, samples: Sequence[Sequence[Tensor]]) -> Any:
     has_attention = any(
         op.get_type_name() in ("Softmax", "ScaledDotProductAttention") for op in model.get_ops()
     )
-    with warnings_off():
+    with silently():
         return package.quantize(
             model,
             package.Dataset(arrays),
@@ -130,7 +130,7 @@ def with_plan(model: Any, hashes: set[str]) -> tuple[Any, int]:
     if not planned:
         raise StepRefused("OpenVINO's graph holds none of the layers that were planned in int8.")
     package = nncf()
-    with warnings_off():
+    with silently():
         made = package.compress_weights(
             model,
             mode=package.CompressWeightsMode.INT8_SYM,
