@@ -67,17 +67,33 @@ def with_small_weights(model: Any, bits: int) -> Any:
 def quantized(model: Any, samples: Sequence[Sequence[Tensor]]) -> Any:
     """The model with int8 weights and activations, whose ranges were seen on the samples."""
     package = nncf()
+    order = _port_names(model)
     arrays = [[each.detach().cpu().numpy() for each in sample] for sample in samples[:_SAMPLES]]
     has_attention = any(
         op.get_type_name() in ("Softmax", "ScaledDotProductAttention") for op in model.get_ops()
     )
     with silently():
-        return package.quantize(
+        made = package.quantize(
             model,
             package.Dataset(arrays),
             subset_size=len(arrays),
             model_type=package.ModelType.TRANSFORMER if has_attention else None,
         )
+    return _in_order(made, *order)
+
+
+def _port_names(model: Any) -> tuple[list[str], list[str]]:
+    results = [each.get_friendly_name() for each in model.get_results()]
+    return results, [each.get_friendly_name() for each in model.get_parameters()]
+
+
+def _in_order(model: Any, results: list[str], parameters: list[str]) -> Any:
+    """The model with its outputs and inputs in this order, which NNCF does not keep."""
+    outs = {each.get_friendly_name(): each for each in model.get_results()}
+    ins = {each.get_friendly_name(): each for each in model.get_parameters()}
+    if outs.keys() != set(results) or ins.keys() != set(parameters):
+        raise StepRefused("NNCF gave back a model with other inputs or outputs.")
+    return openvino().Model([outs[name] for name in results], [ins[name] for name in parameters])
 
 
 def require_small_weights(model: Any, precision: str) -> None:
