@@ -153,6 +153,7 @@ def runtime_facts(program: Program, workload: Workload) -> dict[str, Any]:
         "offloads": bool(program.context.device_map),
         "formats": held_bytes(program.module),
         "matrices": matrices,
+        "keeps_cache": bool(program.decoder and program.decoder.keeps_cache),
     }
 
 

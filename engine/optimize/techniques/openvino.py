@@ -108,6 +108,9 @@ class OpenVino(Technique):
                 f"{planned[0]} planned a number format already, and {asked} plans again: keep one"
                 " of the two."
             )
+        if config.precision == "int8" and target.facts.get("keeps_cache"):
+            # NNCF changes the shape of the logits of such a prefill graph.
+            reasons.append("int8 takes no decoder that keeps a cache: set precision int8_weights.")
         is_small = config.precision in ("int8", "int8_weights", "int4_weights")
         if is_small and formats and not target.facts.get("matrices"):
             reasons.append(f"the model has no weights that {config.precision} would shrink.")
