@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 from engine.errors import ExportFailed, StepRefused
 from engine.export.cases import FlatCalls, flat_calls, named_tensors
 from engine.export.graphs import exported_programs
-from engine.program import Program, call, to_device
+from engine.program import Program
 
 if TYPE_CHECKING:
     from engine.optimize.technique import BuildContext
@@ -167,22 +167,3 @@ def _structure(outputs: Any) -> Structure:
 def _flat_tensors(leaves: list[Any]) -> list[Tensor]:
     tensors = [each for each in leaves if isinstance(each, Tensor)]
     return sorted(tensors, key=lambda each: not each.is_floating_point())
-
-
-def flat_inputs(capture: Capture, inputs: Any, device: str = "cpu") -> list[Tensor]:
-    """The tensors of some inputs in the order of a captured forward.
-
-    Raises:
-        KeyError: one is missing.
-    """
-    placed = to_device(inputs, device)
-    if isinstance(placed, dict):
-        return [placed[name] for name in capture.names]
-    return list(placed)[: len(capture.names)]
-
-
-def expected_outputs(program: Program, inputs: Any) -> list[Tensor]:
-    """What the program's module gives for these inputs, as flat tensors."""
-    with torch.no_grad():
-        outputs = call(program.module, to_device(inputs, program.context.device))
-    return _flat_tensors(pytree.tree_leaves(outputs))

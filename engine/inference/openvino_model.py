@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.errors import StepRefused
-from engine.inference.openvino_package import nncf, openvino, warnings_off
+from engine.inference.openvino_package import nncf, openvino, silently
 from engine.optimize.quantize.int8_linear import Int8Linear, to_float_
 
 _WEIGHTED = (
@@ -30,7 +30,7 @@ def converted(program: torch.export.ExportedProgram, names: Sequence[str]) -> An
     """
     package = openvino()
     try:
-        with warnings_off():
+        with silently():
             model = package.convert_model(program)
     except Exception as error:  # the frontend raises many kinds
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
@@ -60,24 +60,40 @@ def with_small_weights(model: Any, bits: int) -> Any:
                 group_size_fallback_mode=package.GroupSizeFallbackMode.ADJUST
             ),
         }  # fmt: skip
-    with warnings_off():
+    with silently():
         return package.compress_weights(model, **options)
 
 
 def quantized(model: Any, samples: Sequence[Sequence[Tensor]]) -> Any:
     """The model with int8 weights and activations, whose ranges were seen on the samples."""
     package = nncf()
+    order = _port_names(model)
     arrays = [[each.detach().cpu().numpy() for each in sample] for sample in samples[:_SAMPLES]]
     has_attention = any(
         op.get_type_name() in ("Softmax", "ScaledDotProductAttention") for op in model.get_ops()
     )
-    with warnings_off():
-        return package.quantize(
+    with silently():
+        made = package.quantize(
             model,
             package.Dataset(arrays),
             subset_size=len(arrays),
             model_type=package.ModelType.TRANSFORMER if has_attention else None,
         )
+    return _in_order(made, *order)
+
+
+def _port_names(model: Any) -> tuple[list[str], list[str]]:
+    results = [each.get_friendly_name() for each in model.get_results()]
+    return results, [each.get_friendly_name() for each in model.get_parameters()]
+
+
+def _in_order(model: Any, results: list[str], parameters: list[str]) -> Any:
+    """The model with its outputs and inputs in this order, which NNCF does not keep."""
+    outs = {each.get_friendly_name(): each for each in model.get_results()}
+    ins = {each.get_friendly_name(): each for each in model.get_parameters()}
+    if outs.keys() != set(results) or ins.keys() != set(parameters):
+        raise StepRefused("NNCF gave back a model with other inputs or outputs.")
+    return openvino().Model([outs[name] for name in results], [ins[name] for name in parameters])
 
 
 def require_small_weights(model: Any, precision: str) -> None:
@@ -130,7 +146,7 @@ def with_plan(model: Any, hashes: set[str]) -> tuple[Any, int]:
     if not planned:
         raise StepRefused("OpenVINO's graph holds none of the layers that were planned in int8.")
     package = nncf()
-    with warnings_off():
+    with silently():
         made = package.compress_weights(
             model,
             mode=package.CompressWeightsMode.INT8_SYM,

@@ -30,7 +30,7 @@ def openvino() -> Any:
 def nncf() -> Any:
     """The package nncf, without telemetry and logs."""
     _without_telemetry()
-    with warnings_off():
+    with silently():
         import nncf as package
 
     package.set_log_level(logging.ERROR)
@@ -38,7 +38,7 @@ def nncf() -> Any:
 
 
 @contextlib.contextmanager
-def warnings_off() -> Iterator[None]:
+def silently() -> Iterator[None]:
     """What the packages print on their way is left out: progress bars, tables, advice."""
     import warnings
 

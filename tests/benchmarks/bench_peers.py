@@ -65,12 +65,15 @@ def run() -> dict[str, Any]:
     for shape in asked or every:
         rows += _kept(shape)
     lows = [row["low"] for row in rows]
-    return {
+    is_whole = not asked and not _listed("BENCH_ENTRANTS")
+    found: dict[str, Any] = {
         "claim": "At each shape and error limit our best is at least 0.98 times as fast as the"
         " best of the peers (lower bound).",
-        "holds": bool(lows) and all(low is not None and low >= 0.98 for low in lows),
         "rows": rows,
     }
+    if is_whole:  # a choice of shapes or entrants judges nothing
+        found["holds"] = all(low is not None and low >= 0.98 for low in lows)
+    return found
 
 
 def _kept(shape: str) -> list[dict[str, Any]]:

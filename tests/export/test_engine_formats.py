@@ -25,8 +25,8 @@ def needs(*packages: str) -> None:
 
 def layers() -> OpenedModel:
     torch.manual_seed(0)
-    module = nn.Sequential(nn.Linear(128, 128), nn.GELU(), nn.Linear(128, 32))
-    return opened(module, Workload(batch=2), (torch.randn(2, 128),))
+    module = nn.Sequential(nn.Linear(256, 256), nn.GELU(), nn.Linear(256, 32))
+    return opened(module, Workload(batch=2), (torch.randn(2, 256),))
 
 
 def manifest(folder: Path) -> dict[str, Any]:
@@ -59,9 +59,9 @@ def test_the_files_that_a_runtime_ran_are_exported(
     made = export(layers(), recipe, format, tmp_path / "out")
     assert made.verdict == "PASSED"
     assert Path(made.path).name == main
-    # 128 * (128 + 32) weights of 4 bytes each; in 8 bits a quarter, with scales and the graph.
+    # 256 * (256 + 32) weights of 4 bytes each; in 8 bits a quarter, with scales and the graph.
     weights = sum(each.stat().st_size for each in (tmp_path / "out").glob("model.[ob]*"))
-    assert weights < 4 * 128 * 160 / 2
+    assert weights < 4 * 256 * 288 / 2
 
 
 def test_a_cached_decoder_that_onnx_runtime_runs_is_exported_whole(tmp_path: Path) -> None:

@@ -185,6 +185,15 @@ def test_shrinking_a_model_without_products_is_refused(engine: str) -> None:
         model.build(f"{engine}:precision={precision}")
 
 
+def test_calibrated_int8_of_a_cached_decoder_is_refused() -> None:
+    pytest.importorskip("nncf")
+    owner = technique("openvino")
+    facts = {"kind": "generate", "keeps_cache": True, "formats": {"float32": 4}, "matrices": 1}
+    config = owner.configure({"precision": "int8"})
+    (reason,) = owner.check(Target(None, this_machine(), config, facts=facts))
+    assert "int8_weights" in reason
+
+
 def test_a_quantizer_that_finds_nothing_refuses() -> None:
     pytest.importorskip("onnxscript")
     # Convolutions are no products to ONNX Runtime's dynamic quantizer.
