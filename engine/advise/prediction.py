@@ -146,7 +146,10 @@ def _pilots_words(steps: tuple[Step, ...], known: Known) -> tuple[str, ...]:
         return ()
     first = tried[0]
     where = f"{first.kept} of {first.blocks} blocks" if first.blocks > 1 else "all of the model"
-    listed = ", ".join(f"{each.recipe} {each.speedup:.2f}x" for each in tried)
+    listed = ", ".join(
+        f"{each.recipe} {each.speedup:.2f}x with {each.size_ratio:.2f} of the bytes"
+        for each in tried
+    )
     return (f"tried on {where}: {listed}",)
 
 
