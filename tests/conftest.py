@@ -15,6 +15,8 @@ from engine.store import Store
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Jobs that profile measure nothing for predictions: tests/measure/test_foundation.py does.
+os.environ.setdefault("WORKBENCH_FORECAST_SECONDS", "0")
 
 
 @pytest.fixture(autouse=True)

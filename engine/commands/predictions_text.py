@@ -8,9 +8,10 @@ from engine.commands.quantities import bytes_text, ratio_text
 from engine.records import Prediction
 
 
-def predictions_text(found: Mapping[str, Prediction | None]) -> str:
-    """Each recipe with its range, its size and what the figures rest on."""
-    return "\n".join(line for text, each in found.items() for line in _lines(text, each))
+def predictions_text(found: Mapping[str, Prediction | None], refused: Mapping[str, str]) -> str:
+    """Each recipe with its range, its size and what the figures rest on, or why it was refused."""
+    lines = [line for text, each in found.items() for line in _lines(text, each)]
+    return "\n".join([*lines, *(f"{text}: refused, {each}" for text, each in refused.items())])
 
 
 def _lines(text: str, found: Prediction | None) -> list[str]:

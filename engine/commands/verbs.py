@@ -16,8 +16,9 @@ from engine.commands.predictions_text import predictions_text
 from engine.commands.progress import ProgressBar
 from engine.commands.trace_text import trace_text
 from engine.doctor import examine
+from engine.errors import StepRefused
 from engine.optimize.recipe import recipe_text
-from engine.records import Artifact, CodeReport, Comparison, Profile, to_plain
+from engine.records import Artifact, CodeReport, Comparison, Prediction, Profile, to_plain
 from engine.store import Store
 
 
@@ -81,11 +82,17 @@ def _suggest(given: argparse.Namespace, bar: ProgressBar) -> Answer:
 def _predict(given: argparse.Namespace, bar: ProgressBar) -> Answer:
     asked, how = study_request(given), _how(given, bar)
     profiled = api.profile(asked, **how)
-    found = {}
+    found: dict[str, Prediction | None] = {}
+    refused: dict[str, str] = {}
     for text in map(recipe_text, recipes(given)):
-        api.pilot(asked, text, **how)
-        found[text] = api.predict(profiled, text)
-    return Answer({"predictions": to_plain(found)}, lambda: predictions_text(found))
+        try:
+            api.pilot(asked, text, **how)
+        except StepRefused as error:
+            refused[text] = error.message
+        else:
+            found[text] = api.predict(profiled, text)
+    plain = {"predictions": to_plain(found), "refused": refused}
+    return Answer(plain, lambda: predictions_text(found, refused), int(not found))
 
 
 def _optimize(given: argparse.Namespace, bar: ProgressBar) -> Answer:

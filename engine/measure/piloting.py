@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from engine.errors import WorkbenchError
+from engine.measure.lifetime import available_bytes
 from engine.measure.shortening import Blocks, repeated_blocks, shortened
 from engine.measure.undisturbed import undisturbed_ratio
 from engine.models.opened import OpenedModel
@@ -26,6 +27,8 @@ _BLOCK_S = 0.005
 _MOST_CALLS = 50
 # Steps of a decoder that keeps a cache repeat: a few tell the time of one as a hundred do.
 _NEW_TOKENS = 8
+# The plain one, the changed one, and what a step holds while it changes it.
+_COPIES = 3
 
 
 def pilot(
@@ -53,6 +56,12 @@ def pilot(
     began = time.perf_counter()
     blocks = repeated_blocks(opened.program.module)
     text = recipe_text(recipe)
+    size = sum(held_bytes(opened.program.module).values())
+    size -= (blocks.count - blocks.kept) * blocks.bytes_each if blocks else 0
+    free = available_bytes()
+    if _COPIES * size > free:
+        told = f"copies of {size / 1e6:.0f} MB do not fit into {free / 1e6:.0f} MB of free memory"
+        return _pilot(text, blocks, (Range(1.0, 1.0), 0), began, error=told)
     try:
         plain = shortened(opened.program, blocks)
         changed = _built(opened, blocks, recipe, machine, cache, progress)

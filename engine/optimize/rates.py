@@ -62,7 +62,6 @@ class Rates:
     ) -> None:
         self.threads, self.device = threads, device
         self._known = {(each.product, each.scheme): each for each in measured}
-        self._references = {each.product: each.reference_ms for each in self._known.values()}
 
     def ratio(self, owner: Technique, config: Any, row: OperatorCost) -> Range | None:
         """A technique's time over the present one for a row; None where it was not measured."""
@@ -73,11 +72,6 @@ class Rates:
     def product(self, row: OperatorCost) -> Product | None:
         """What stands for one call of the row."""
         return product_of(row, threads=self.threads, device=self.device)
-
-    def reference_ms(self, row: OperatorCost) -> float | None:
-        """The time of one call as eager PyTorch runs it here; None where it was not measured."""
-        product = self.product(row)
-        return self._references.get(product) if product else None
 
 
 def _linear(rows: int, inputs: int, outputs: int) -> dict[str, Any]:
@@ -123,6 +117,9 @@ _READERS: Mapping[str, Callable[[OperatorCost, Shapes], dict[str, Any] | None]] 
     "mm": _mm, "addmm": _mm, "linear": _mm, "convolution": _convolution,
     "mkldnn_convolution": _convolution, "_convolution": _convolution,
     "_scaled_dot_product_flash_attention_for_cpu": _attention,
+    "_scaled_dot_product_flash_attention": _attention,
+    "_scaled_dot_product_efficient_attention": _attention,
+    "_scaled_dot_product_cudnn_attention": _attention,
 }  # fmt: skip
 
 

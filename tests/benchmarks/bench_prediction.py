@@ -24,7 +24,7 @@ from engine.records import Prediction, Profile, Settings, StudyRequest
 
 _MODELS = "tests/benchmarks/prediction_models.py:build"
 _KEPT = Path(__file__).parents[2] / ".bench" / "prediction.jsonl"
-_TUNING = ("gpt2", "bert")
+_TUNING = ("gpt2", "bert", "llama")
 _SIZES: dict[str, tuple[tuple[int, int], ...]] = {
     "gpt2": ((4, 512), (4, 768)),
     "bert": ((4, 512), (4, 256)),

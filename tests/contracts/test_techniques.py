@@ -28,6 +28,7 @@ from engine.records import (
     Fingerprint,
     ModelReference,
     ModelSummary,
+    Product,
     Recipe,
     Step,
     Workload,
@@ -218,6 +219,17 @@ def test_a_check_that_says_no_stops_the_build_with_that_reason(
     monkeypatch.setattr(kind, "check", lambda self, target: ("it rains.",))
     with pytest.raises(StepRefused, match=f"{name}: it rains"):
         build_variant(opened(name), recipe_of(name), machine=this_machine(), verify=False)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_product_that_it_offers_can_be_run(name: str) -> None:
+    each = technique(name)
+    if "linear" not in each.probed_kinds:
+        pytest.skip("it is not asked for Linear layers")
+    run = each.probe(Product("linear", 4, 256, 128, threads=1), each.configure({}))
+    if run is None:
+        pytest.skip("it leaves such a product as it is")
+    assert run().shape[-1] == 128
 
 
 def test_a_step_twice_or_two_runtimes_are_refused() -> None:

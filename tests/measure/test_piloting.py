@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -110,6 +111,13 @@ def test_a_pilot_leaves_the_model_as_it_was() -> None:
 def test_what_cannot_be_built_tells_why() -> None:
     found = pilot(opened(Stack()), read_recipe("kv_cache"), machine=this_machine(), seconds=0.05)
     assert found.error.startswith("kv_cache:")
+
+
+def test_copies_that_do_not_fit_are_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.measure.piloting.available_bytes", lambda: 1_000_000)
+    found = pilot(opened(Stack()), read_recipe("inference_mode"), machine=this_machine())
+    # 16 * 512 + 512 + 6 * (512 * 512 + 512) + 512 * 4 + 4 numbers of 4 bytes.
+    assert found.error == "copies of 6 MB do not fit into 1 MB of free memory"
 
 
 def test_products_are_timed_by_every_scheme_that_offers_them() -> None:

@@ -134,7 +134,7 @@ def test_a_prediction_tells_whether_it_was_measured(filled: Store, open_page: Op
     filled.put("pilots", STUDY, Pilots(STUDY, (tried,)), study=STUDY)
     app = open_page("optimize", STUDY)
     assert "this recipe, tried on a few blocks" in text_of(app)
-    assert "tried on 2 of 4 blocks: kv_cache 5.00x" in text_of(app)
+    assert "tried on 2 of 4 blocks: kv_cache 5.00x with 1.00 of the bytes" in text_of(app)
 
 
 def test_a_button_tries_the_recipe_on_a_few_blocks(
