@@ -122,7 +122,10 @@ class WeightOnlyLinear(nn.Module):
 
     def one_row(self, x: torch.Tensor) -> torch.Tensor:
         """The product as one sum, which Inductor makes one loop that reads packed weights once."""
-        padded = nn.functional.pad(x, (0, self.columns - self.in_features)).float()
+        padded = nn.functional.pad(x, (0, self.columns - self.in_features)).float().contiguous()
+        # Without a view by strides, which Inductor makes from memory, it computes what stands
+        # before (a norm with its root) again for each output.
+        padded = padded.as_strided(padded.shape, padded.stride())
         if self.bits == 8 and not self.group_size:
             total = (padded.unsqueeze(-2) * self.weight.float()).sum(-1)
             return (total * self.scale[:, 0]).to(x.dtype)
