@@ -37,9 +37,8 @@ class WeightOnlyLinear(nn.Module):
         self.many_rows_in_bfloat16 = many_rows_in_bfloat16
         self.packed_bytes: dict[str, int] = {}
         self.is_traceable = False
-        # Each part of a packed byte holds whole groups.
-        parts = {8: 1, 4: 2, 3: 8}[bits]
-        unit = parts * (group_size or 1)
+        # Groups are multiples of 8, so that whole groups fill whole bytes too.
+        unit = group_size or {8: 1, 4: 2, 3: 8}[bits]
         self.columns = -(-in_features // unit) * unit
         shape = {8: (self.columns,), 4: (self.columns // 2,), 3: (3, self.columns // 8)}[bits]
         kind = torch.int8 if bits == 8 else torch.uint8
@@ -149,6 +148,8 @@ class WeightOnlyLinear(nn.Module):
     def _parts(self) -> list[torch.Tensor]:
         """Rounded weights by parts of the columns, each [out, groups, columns of a group]."""
         levels = self.levels()
+        if self.group_size and self.columns // len(levels) % self.group_size:
+            levels = [torch.cat(levels, dim=1)]  # a group lies in two parts of the bytes
         width = self.group_size or self.columns // len(levels)
         made = []
         for index, each in enumerate(levels):
@@ -166,7 +167,12 @@ class WeightOnlyLinear(nn.Module):
         """Whether torch's own int8 kernel takes these rows and is faster than unpacking."""
         # It reads whole vectors of 16 inputs: beyond the end of a row of another length.
         fits = x.device.type == "cpu" and self.in_features % 16 == 0
-        return fits and self.bits == 8 and not self.group_size and 0 < x.numel() <= 8 * self.in_features
+        return (
+            fits
+            and self.bits == 8
+            and not self.group_size
+            and 0 < x.numel() <= 8 * self.in_features
+        )
 
     def export_source(self) -> tuple[str, str]:
         """The source of this class, and the call that makes an empty layer like this one."""
