@@ -14,17 +14,18 @@ from engine.optimize.recipe import read_recipe
 from engine.profile.machine import this_machine
 from engine.records import ModelReference
 
-INT8 = "weight_only_int"
-INT4 = "weight_only_int:bits=4:group_size=32:method=gptq"
+# The head shares its weight with the embedding, which stays: rounding it would save nothing.
+INT8 = "weight_only_int:exclude=head"
+INT4 = "weight_only_int:bits=4:group_size=32:method=gptq:exclude=head"
 RECIPES = (
     "",
     INT8,
-    "weight_only_int:group_size=32",
-    "weight_only_int:bits=4:group_size=32",
-    "weight_only_int:bits=4:group_size=32:method=awq",
+    "weight_only_int:group_size=32:exclude=head",
+    "weight_only_int:bits=4:group_size=32:exclude=head",
+    "weight_only_int:bits=4:group_size=32:method=awq:exclude=head",
     INT4,
-    "weight_only_int:bits=3:group_size=32",
-    "weight_only_int:bits=3:group_size=32:method=gptq",
+    "weight_only_int:bits=3:group_size=32:exclude=head",
+    "weight_only_int:bits=3:group_size=32:method=gptq:exclude=head",
 )
 _INT8_LIMIT, _INT4_LIMIT = 0.001, 0.01
 
@@ -62,8 +63,10 @@ def _scored(recipe: str) -> tuple[float, float]:
     variant = build_variant(opened, read_recipe(recipe), machine=this_machine(), verify=False)
     found = evaluate(scoring_program(variant.program), opened.quality, opened.workload)
     mean = sum(found.values) / sum(found.weights)
-    held = {name: each.clone() for name, each in variant.program.module.state_dict().items()}
+    # Tied tensors share storage: one of them is written.
+    tensors = variant.program.module.state_dict().items()
+    held = {each.data_ptr(): (name, each.contiguous()) for name, each in tensors}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.safetensors"
-        save_file(held, path)
+        save_file(dict(held.values()), path)
         return math.exp(mean), path.stat().st_size / 1e6
