@@ -18,6 +18,12 @@ class WeightOnlyLinear(nn.Module):
     there is one, multiplies the inputs first (AWQ).
     """
 
+    weight: torch.Tensor
+    scale: torch.Tensor
+    offset: torch.Tensor | None
+    bias: torch.Tensor | None
+    input_scale: torch.Tensor | None
+
     def __init__(
         self,
         in_features: int,
