@@ -36,7 +36,7 @@ class Rounded:
     def dense(self, inputs: int) -> Tensor:
         """The rounded weight [out, in], for the inputs before `input_scale`."""
         groups = self.levels.view(len(self.levels), self.scale.shape[1], -1).float()
-        weight = groups * self.scale.float()[:, :, None]
+        weight: Tensor = groups * self.scale.float()[:, :, None]
         if self.offset is not None:
             weight = weight + self.offset.float()[:, :, None]
         weight = weight.flatten(1)[:, :inputs]
