@@ -8,7 +8,11 @@ from typing import Any
 from engine import api
 from engine.records import Settings
 
-RECIPES = ("dynamic_int8,aot_inductor", "reduced_precision,aot_inductor")
+RECIPES = (
+    "dynamic_int8,aot_inductor",
+    "weight_only_int:group_size=64:many_rows=bfloat16,aot_inductor",
+    "reduced_precision,aot_inductor",
+)
 
 
 def run() -> dict[str, Any]:

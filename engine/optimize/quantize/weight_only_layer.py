@@ -18,6 +18,12 @@ class WeightOnlyLinear(nn.Module):
     there is one, multiplies the inputs first (AWQ).
     """
 
+    weight: torch.Tensor
+    scale: torch.Tensor
+    offset: torch.Tensor | None
+    bias: torch.Tensor | None
+    input_scale: torch.Tensor | None
+
     def __init__(
         self,
         in_features: int,
@@ -37,9 +43,8 @@ class WeightOnlyLinear(nn.Module):
         self.many_rows_in_bfloat16 = many_rows_in_bfloat16
         self.packed_bytes: dict[str, int] = {}
         self.is_traceable = False
-        # Each part of a packed byte holds whole groups.
-        parts = {8: 1, 4: 2, 3: 8}[bits]
-        unit = parts * (group_size or 1)
+        # Groups are multiples of 8, so that whole groups fill whole bytes too.
+        unit = group_size or {8: 1, 4: 2, 3: 8}[bits]
         self.columns = -(-in_features // unit) * unit
         shape = {8: (self.columns,), 4: (self.columns // 2,), 3: (3, self.columns // 8)}[bits]
         kind = torch.int8 if bits == 8 else torch.uint8
@@ -122,7 +127,10 @@ class WeightOnlyLinear(nn.Module):
 
     def one_row(self, x: torch.Tensor) -> torch.Tensor:
         """The product as one sum, which Inductor makes one loop that reads packed weights once."""
-        padded = nn.functional.pad(x, (0, self.columns - self.in_features)).float()
+        padded = nn.functional.pad(x, (0, self.columns - self.in_features)).float().contiguous()
+        # Without a view by strides, which Inductor makes from memory, it computes what stands
+        # before (a norm with its root) again for each output.
+        padded = padded.as_strided(padded.shape, padded.stride())
         if self.bits == 8 and not self.group_size:
             total = (padded.unsqueeze(-2) * self.weight.float()).sum(-1)
             return (total * self.scale[:, 0]).to(x.dtype)
@@ -146,6 +154,8 @@ class WeightOnlyLinear(nn.Module):
     def _parts(self) -> list[torch.Tensor]:
         """Rounded weights by parts of the columns, each [out, groups, columns of a group]."""
         levels = self.levels()
+        if self.group_size and self.columns // len(levels) % self.group_size:
+            levels = [torch.cat(levels, dim=1)]  # a group lies in two parts of the bytes
         width = self.group_size or self.columns // len(levels)
         made = []
         for index, each in enumerate(levels):

@@ -35,8 +35,8 @@ class Rounded:
 
     def dense(self, inputs: int) -> Tensor:
         """The rounded weight [out, in], for the inputs before `input_scale`."""
-        groups = self.levels.unflatten(1, (self.scale.shape[1], -1)).float()
-        weight = groups * self.scale.float()[:, :, None]
+        groups = self.levels.view(len(self.levels), self.scale.shape[1], -1).float()
+        weight: Tensor = groups * self.scale.float()[:, :, None]
         if self.offset is not None:
             weight = weight + self.offset.float()[:, :, None]
         weight = weight.flatten(1)[:, :inputs]
@@ -48,7 +48,7 @@ def nearest(
 ) -> Rounded:
     """Each weight at its nearest level."""
     padded = _padded(weight, columns)
-    groups = padded.unflatten(1, (-1, group_size or columns))
+    groups = padded.reshape(len(padded), -1, group_size or columns)
     scale, offset = _grid(groups, bits, can_be_half=group_size > 0)
     levels = _levels(groups, scale, offset, bits).flatten(1)
     return _judged(Rounded(levels, scale, offset), weight, moments)

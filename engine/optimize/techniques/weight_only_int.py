@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _PRODUCTS = ("linear", "addmm", "::mm", "matmul")
 # Over a float32 product of 768 x 1920 with cold weights, one thread with AVX-512: 0.60 by torch's
-# int8 kernel for one row, 1.3 where the weights are unpacked first.
+# int8 kernel for one row, 1.3 unpacked first (that one compiled); the ranges are wider than that.
 _FEW_ROWS, _UNPACKED = (0.4, 1.1), (1.0, 3.0)
 _KERNEL_ROWS = 8
 
@@ -58,7 +58,6 @@ class WeightOnlyInt(Technique):
     )
     sample: ClassVar[str] = "random_llama"
     example: ClassVar[str] = "weight_only_int:group_size=64,aot_inductor"
-    # 4 bits without data on random weights: half a step of the range of 15 over the root of 3.
     max_relative_error: ClassVar[float] = 0.05
 
     @dataclass(frozen=True)
