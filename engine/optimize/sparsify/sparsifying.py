@@ -32,9 +32,9 @@ from engine.optimize.sparsify.semi_structured_layer import (
 from engine.optimize.technique import BuildContext
 from engine.program import Inputs, Program
 
-# Sparse rows over dense, float32, one thread, 768 x 768 to 4096 x 1024: at 75 % zeros 1.4 to 4.4
-# times as fast for a few rows and 0.2 to 0.8 for 512; at 90 % 1.6 to 4.6 for 128 rows; at 95 % 1.3
-# to 4.8 for 512. Layers of 512 x 512 gain 0.6 to 2, smaller ones lose.
+# Sparse rows over dense, float32, one thread, 768 x 768 to 4096 x 1024: at 70 to 75 % zeros 1.1 to
+# 4.4 times as fast for a few rows (once 0.35) and 0.2 to 0.8 for 512; at 90 % 1.4 to 4.6 for 128
+# rows; at 95 % 1.3 to 4.8 for 512. Layers of 512 x 512 gain 0.3 to 2, smaller ones mostly lose.
 _LEAST_SPARSITY = ((16, 0.75), (128, 0.9), (1 << 62, 0.95))
 _SMALLEST = 500_000
 _SAMPLE_BYTES = 1 << 20
