@@ -50,7 +50,7 @@ class Batching(Technique):
     sample: ClassVar[str] = "random_llama"
     example: ClassVar[str] = "inference_mode,batching"
     example_workload: ClassVar[Mapping[str, Any]] = {
-        "kind": "forward", "batch": 8, "sequence_length": 64, "padding_percent": 50,
+        "kind": "forward", "batch": 16, "sequence_length": 128, "padding_percent": 50,
     }  # fmt: skip
 
     @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Batching(Technique):
         """When one more part pays."""
 
         call_tokens: int = param(
-            16, "What one more call costs, as the number of tokens that take as long.",
+            64, "What one more call costs, as the number of tokens that take as long.",
             low=0, high=65536, step=16, unit="tokens",
         )  # fmt: skip
 
