@@ -41,8 +41,8 @@ def why_no_kernel(device: str) -> str:
         return "this build of torch has no fp8 product."
     if not device.startswith("cuda"):
         return (
-            f"fp8 products need a GPU that has them (NVIDIA of capability 8.9, AMD MI300): the"
-            f" model is on {device}, where they would be computed in floating point."
+            "fp8 products need a GPU that has units for them (NVIDIA of capability 8.9, AMD MI300):"
+            f" the model is on {device}."
         )
     if torch.version.hip:
         name = torch.cuda.get_device_properties(device).gcnArchName

@@ -177,7 +177,9 @@ class Fp8(Technique):
 
         found = low_precision_realness(before, after, FP8)
         if found.verdict in ("REAL", "PARTIAL") and after.devices == ("cpu",):
-            return Realness("SIMULATED", "the CPU computes fp8 products in floating point", 0.0)
+            return Realness(
+                "SIMULATED", "fp8 products ran on the CPU, not on a GPU's fp8 units", 0.0
+            )
         return found
 
 
