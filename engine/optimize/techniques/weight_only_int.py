@@ -12,13 +12,12 @@ from engine.optimize.technique import (
     BuildContext,
     CostTable,
     OperatorCost,
-    Product,
     Stage,
     Target,
     Technique,
 )
 from engine.params import param
-from engine.records import Evidence, Fingerprint, Realness, Step, Suggestion
+from engine.records import Evidence, Fingerprint, Product, Realness, Step, Suggestion
 
 if TYPE_CHECKING:
     from engine.program import Inputs, Program
