@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from engine.errors import StepRefused
 from engine.optimize.quantize.fp8_layer import Fp8Linear
 from engine.optimize.quantize.int8_linear import dense_weight, is_linear, uses_conv1d_layout
-from engine.optimize.technique import BuildContext, Product
+from engine.optimize.technique import BuildContext
 from engine.optimize.techniques.fp8 import MULTIPLE, chosen_linear
 from engine.program import Program
+from engine.records import Product
 
 _ADA = (8, 9)
 
