@@ -12,7 +12,6 @@ from pathlib import Path
 
 import engine
 from engine.api import FORMATS, TechniqueInfo, techniques
-from engine.commands.arguments import written
 from engine.errors import InputError
 from engine.technique_pages import FOLDER, write_pages
 
@@ -49,19 +48,19 @@ def replaced(text: str, name: str, content: str) -> str:
 
 
 def technique_table(found: Sequence[TechniqueInfo]) -> str:
-    """Every technique with what it does and its page, its parameters and what it needs."""
+    """Every technique with what it does, its page, its parameters' names and what it needs."""
     rows = [
         (
             f"`{each.name}`",
             each.stage,
             f"[{each.title}]({FOLDER}/{each.name}.md)",
-            "<br>".join(written(declared) for declared in each.params) or "none",
+            ", ".join(f"`{declared.name}`" for declared in each.params) or "none",
             ", ".join(each.requires) or "nothing more",
         )
         for each in found
     ]
     head = ("technique", "stage", "what it does", "parameters", "needs")
-    pages = f"Each has a page with a measured example: [{FOLDER}]({FOLDER}/README.md)."
+    pages = f"Each has a page, with its parameters and an example: [{FOLDER}]({FOLDER}/README.md)."
     return f"{markdown_table(head, rows)}\n\n{pages}"
 
 
