@@ -117,7 +117,7 @@ def test_what_was_slower_before_is_not_recommended_first() -> None:
     single = [each for each in fresh if len(each.steps) == 1 and not each.blocked]
     best = single[0].steps[0].technique
     slower = Tried(best, "SLOWER", Interval(0.8, 0.7, 0.9), None, 1.0)
-    found = suggest(newcomer(), machine(), known=[slower])
+    found = suggest(newcomer(), machine(), tried=[slower])
     free = [each for each in found if each.steps and not each.blocked]
     assert free[-1].steps[0].technique == best
     assert free[-1].tried == slower
@@ -127,6 +127,6 @@ def test_what_was_slower_before_is_not_recommended_first() -> None:
 def test_what_was_measured_with_another_workload_does_not_rank() -> None:
     fresh = suggest(newcomer(), machine())
     slower = Tried("kv_cache", "SLOWER", Interval(0.8, 0.7, 0.9), None, 1.0, same_workload=False)
-    found = suggest(newcomer(), machine(), known=[slower])
+    found = suggest(newcomer(), machine(), tried=[slower])
     assert [each.title for each in found] == [each.title for each in fresh]
     assert any(each.tried == slower for each in found)
