@@ -8,13 +8,15 @@ import pytest
 
 from engine.advise.known import known_of
 from engine.advise.prediction import predict
+from engine.advise.suggesting import suggest
+from engine.measure import foundation
 from engine.measure.foundation import foundation_seconds, lay_foundation, rate
 from engine.models.opened import OpenedModel
 from engine.optimize.recipe import read_recipe
 from engine.optimize.technique import technique
 from engine.profile.machine import calibration_id, this_machine
 from engine.profile.profiling import profile_model
-from engine.records import MachineRates, Profile, QualitySpec, Study, replace
+from engine.records import MachineRates, Profile, QualitySpec, Study, Suggestion, replace
 from engine.store import Store
 from tests.measure.test_piloting import Stack, opened
 
@@ -40,7 +42,7 @@ def test_products_are_timed_once_for_a_machine(
     _, profile = profiled
     store = Store(tmp_path / "store")
     id = calibration_id(profile.study.machine, "cpu")
-    rate(profile, store, seconds=3.0, progress=lambda share, words: None)
+    rate(profile, store, seconds=6.0, progress=lambda share, words: None)
     first = store.get("rates", id, MachineRates)
     assert first is not None
     products = {each.product for each in first.rates}
@@ -53,17 +55,25 @@ def test_products_are_timed_once_for_a_machine(
 
 
 def test_what_would_be_suggested_is_tried_and_predictions_rest_on_it(
-    profiled: tuple[OpenedModel, Profile], tmp_path: Path
+    profiled: tuple[OpenedModel, Profile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, profile = profiled
     store = Store(tmp_path / "store")
-    lay_foundation(model, profile, store, seconds=20.0)
+    # One suggestion, and little time for products: a busy machine leaves it no less than enough.
+    one = [each for each in suggest(profile, this_machine()) if _is_only(each, "inference_mode")]
+    monkeypatch.setattr(foundation, "suggest", lambda *given, **named: one)
+    monkeypatch.setattr(foundation, "_FOR_PRODUCTS", 0.01)
+    lay_foundation(model, profile, store, seconds=100.0)
     known = known_of(profile, store)
     assert "inference_mode" in known.pilots
     found = predict(profile, read_recipe("inference_mode"), this_machine(), known)
     assert found is not None
     assert found.rests_on == "pilot"
     assert found.speedup.high / found.speedup.low <= 1.4 + 1e-9
+
+
+def _is_only(suggestion: Suggestion, name: str) -> bool:
+    return [step.technique for step in suggestion.steps] == [name]
 
 
 def test_the_budget_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
