@@ -241,7 +241,8 @@ class Technique:
         example: the recipe that is measured there for its page in the docs; its name alone where it
             is empty.
         example_workload: fields of `WorkloadRequest` for that measurement.
-        probed_kinds: the kinds of `Product` that `probe` is asked for.
+        probed_kinds: the kinds of `Product` that `probe` is asked for when a model is profiled;
+            none where `estimate` does not read the rates that come of it.
         probed_by: the parameters that the pace of a product depends on; None for all of them.
     """
 
@@ -259,7 +260,7 @@ class Technique:
     example: ClassVar[str] = ""
     example_workload: ClassVar[Mapping[str, Any]] = {}
     max_relative_error: ClassVar[float] = 1e-4
-    probed_kinds: ClassVar[tuple[str, ...]] = ("linear", "conv2d")
+    probed_kinds: ClassVar[tuple[str, ...]] = ()
     probed_by: ClassVar[tuple[str, ...] | None] = None
 
     @dataclass(frozen=True)
