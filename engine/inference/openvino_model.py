@@ -88,7 +88,7 @@ def _port_names(model: Any) -> tuple[list[str], list[str]]:
 
 
 def _in_order(model: Any, results: list[str], parameters: list[str]) -> Any:
-    """The model with its outputs and inputs in this order, which NNCF does not keep."""
+    """The model with its outputs and inputs in this order: they are called by position."""
     outs = {each.get_friendly_name(): each for each in model.get_results()}
     ins = {each.get_friendly_name(): each for each in model.get_parameters()}
     if outs.keys() != set(results) or ins.keys() != set(parameters):

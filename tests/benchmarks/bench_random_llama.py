@@ -36,11 +36,10 @@ def run() -> dict[str, Any]:
         }
         for each in found.variants
     ]
-    holds = any(
-        (row["speed-up"] or 0) >= 3 and (row["relative error"] or 1) <= 0.03 for row in rows[1:]
-    )
+    holds = any((row["low"] or 0) >= 3 and (row["relative error"] or 1) <= 0.03 for row in rows[1:])
     return {
-        "claim": "At least 3x the tokens/s at no more than 0.03 relative output error.",
+        "claim": "At least 3x the tokens/s, by the low end of the interval, at no more than 0.03"
+        " relative output error.",
         "holds": holds,
         "rows": rows,
     }

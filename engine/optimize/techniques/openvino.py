@@ -108,7 +108,7 @@ class OpenVino(Technique):
                 " of the two."
             )
         if config.precision == "int8" and target.facts.get("keeps_cache"):
-            # NNCF changes the shape of the logits of such a prefill graph.
+            # A quantized prefill graph gave logits of another shape, for a reason not found yet.
             reasons.append("int8 takes no decoder that keeps a cache: set precision int8_weights.")
         is_small = config.precision in ("int8", "int8_weights", "int4_weights")
         if is_small and formats and not target.facts.get("matrices"):
