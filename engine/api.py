@@ -16,16 +16,16 @@ A verb submits a job, waits for it and returns its record. What is pure arithmet
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from engine import client
 from engine.advise import prediction, suggesting
 from engine.advise import tried as _tried
 from engine.advise.known import known_of
-from engine.errors import InputError, WorkbenchError, by_kind
+from engine.errors import InputError
 from engine.models.catalog import SampleCard, sample_cards
 from engine.optimize import forecasting as _forecasting
 from engine.optimize.recipe import read_recipe, recipe_text
@@ -46,11 +46,9 @@ from engine.records import (
     MachineCalibration,
     MemoryReport,
     ModelGraph,
-    ModelReference,
     Pilot,
     Prediction,
     Profile,
-    QualitySpec,
     Recipe,
     RecipeForecast,
     Roof,
@@ -64,14 +62,14 @@ from engine.records import (
     TraceReport,
     Tried,
     WeightStatistics,
-    WorkloadRequest,
-    from_json,
-    to_plain,
 )
+from engine.requests import request as request
+from engine.requests import request_of as request_of
+from engine.running import result as result
+from engine.running import run
+from engine.running import submit as submit
 from engine.store import Store
 
-OnStatus = Callable[[JobStatus], None]
-R = TypeVar("R")
 FORMATS: dict[str, str] = {
     "safetensors": "Weights with the recipe and a loader script; any model.",
     "huggingface": "A folder that from_pretrained opens; Hugging Face models.",
@@ -98,91 +96,19 @@ class TechniqueInfo:
     params: tuple[Param, ...]
 
 
-def request(
-    model: Any,
-    *,
-    example_inputs: Any = None,
-    options: dict[str, Any] | None = None,
-    weights: str | Path | None = None,
-    data: str | Path | None = None,
-    metric: str | None = None,
-    trust: bool = False,
-    **workload: Any,
-) -> StudyRequest:
-    """A request from what a person types.
-
-    Args:
-        model: a sample's name, a folder or hub id, `file.py:build`, a file, or a live
-        `torch.nn.Module`.
-        example_inputs: positional (tuple) or named (dict) inputs of a live module.
-        options: arguments of `build`.
-        weights: a .safetensors or .pt file to load into what `build` returns.
-        data: a file of quality data; the model's own where it has any, else fidelity.
-        metric: the metric of that file, where it could mean several.
-        trust: the person trusts the code of this model; remembered by content hash.
-        **workload: fields of `WorkloadRequest`.
-
-    Raises:
-        InputError: an unknown workload field, or a live module without example inputs.
-    """
-    unknown = set(workload) - set(WorkloadRequest.__dataclass_fields__)
-    if unknown:
-        raise InputError(f"A workload has no field {sorted(unknown)[0]!r}.")
-    if not isinstance(model, str | Path):
-        if example_inputs is None:
-            raise InputError(
-                "A live module needs example_inputs.", hint="Pass a tuple or a dict of tensors."
-            )
-        from engine.models.sources.live import freeze
-
-        model = freeze(model, example_inputs, store=Store())
-    return StudyRequest(
-        ModelReference(str(model), dict(options or {}), str(weights) if weights else None),
-        WorkloadRequest(**workload),
-        QualitySpec(str(data) if data else None, metric),
-        trust,
-    )
-
-
-def request_of(study: Study) -> StudyRequest:
-    """The request that opens a stored study again."""
-    return StudyRequest(study.reference, WorkloadRequest(**to_plain(study.workload)), study.quality)
-
-
-def submit(verb: str, *, store: Store | None = None, title: str = "", **arguments: Any) -> str:
-    """Starts a job and returns its id without waiting; records among the arguments become plain."""
-    return client.submit(store or Store(), verb, to_plain(arguments), title=title or verb)
-
-
-def result(job: str, kind: type[R], *, store: Store | None = None) -> R:
-    """The record that an ended job left.
-
-    Raises:
-        WorkbenchError: the leaf that the job ended with, or that it has not ended.
-    """
-    place = store or Store()
-    status = client.status(place, job)
-    if status.error is not None:
-        given = status.error
-        raise by_kind(given.kind)(given.message, hint=given.hint, detail=given.detail)
-    if status.state != "done":
-        raise WorkbenchError(f"Job {job} is {status.state}: it has left no result.")
-    return from_json((place.jobs_folder / job / "result.json").read_bytes(), kind)
-
-
 def open_study(asked: StudyRequest, **how: Any) -> Study:
     """Opens a model once, to see that it opens and what it is."""
-    return _run("open", Study, {"request": asked}, **how)
+    return run("open", Study, {"request": asked}, **how)
 
 
 def profile(asked: StudyRequest, *, runtime: bool = True, **how: Any) -> Profile:
     """Counts and, where `runtime` is true, a trace, memory and latency of one run."""
-    return _run("profile", Profile, {"request": asked, "runtime": runtime}, **how)
+    return run("profile", Profile, {"request": asked, "runtime": runtime}, **how)
 
 
 def graph(asked: StudyRequest, **how: Any) -> ModelGraph:
     """Operators of one call of the model and what flows between them; a profile keeps it too."""
-    return _run("graph", ModelGraph, {"request": asked}, **how)
+    return run("graph", ModelGraph, {"request": asked}, **how)
 
 
 def trace(path: str | Path, *, name: str = "", **how: Any) -> TraceReport:
@@ -196,7 +122,7 @@ def trace(path: str | Path, *, name: str = "", **how: Any) -> TraceReport:
     Raises:
         InputError: nothing there, or no trace.
     """
-    return _run("trace", TraceReport, {"path": str(Path(path).absolute()), "name": name}, **how)
+    return run("trace", TraceReport, {"path": str(Path(path).absolute()), "name": name}, **how)
 
 
 def compare_traces(first: TraceReport, second: TraceReport) -> TraceComparison:
@@ -217,12 +143,12 @@ def memory(path: str | Path, *, name: str = "", **how: Any) -> MemoryReport:
         InputError: neither, or nothing of memory in it.
         UnsafeFile: a pickle that could run code.
     """
-    return _run("memory", MemoryReport, {"path": str(Path(path).absolute()), "name": name}, **how)
+    return run("memory", MemoryReport, {"path": str(Path(path).absolute()), "name": name}, **how)
 
 
 def frontier(asked: StudyRequest, **how: Any) -> Frontier:
     """Which batches and sizes of the workload fit a budget, derived on the meta device."""
-    return _run("frontier", Frontier, {"request": asked}, **how)
+    return run("frontier", Frontier, {"request": asked}, **how)
 
 
 def peak_bytes(curve: FrontierCurve, batch: int, size: int) -> int | None:
@@ -242,12 +168,12 @@ def largest_batch(found: Frontier, curve: FrontierCurve, size: int, budget: int)
 
 def weights(asked: StudyRequest, **how: Any) -> WeightStatistics:
     """Statistics of every tensor that the model holds; it is not run."""
-    return _run("weights", WeightStatistics, {"request": asked}, **how)
+    return run("weights", WeightStatistics, {"request": asked}, **how)
 
 
 def calibrate(device: str = "cpu", **how: Any) -> MachineCalibration:
     """Measures the ceilings of this machine's device and keeps them in place of older ones."""
-    return _run("calibrate", MachineCalibration, {"device": device}, **how)
+    return run("calibrate", MachineCalibration, {"device": device}, **how)
 
 
 def calibration(
@@ -279,7 +205,7 @@ def analyse_code(asked: StudyRequest, **how: Any) -> CodeReport:
 
     A profile holds the same without the compiler's graph breaks, which this looks for as well.
     """
-    return _run("code", CodeReport, {"request": asked}, **how)
+    return run("code", CodeReport, {"request": asked}, **how)
 
 
 def pilot(asked: StudyRequest, recipe: Recipe | str, **how: Any) -> Pilot:
@@ -289,7 +215,7 @@ def pilot(asked: StudyRequest, recipe: Recipe | str, **how: Any) -> Pilot:
         InputError: the study has no profile yet.
         StepRefused: the recipe cannot be built or run.
     """
-    return _run("pilot", Pilot, {"request": asked, "recipe": recipe_text(_recipe(recipe))}, **how)
+    return run("pilot", Pilot, {"request": asked, "recipe": recipe_text(_recipe(recipe))}, **how)
 
 
 def suggest(
@@ -365,7 +291,7 @@ def optimize(
     """Builds one recipe, proves each step real, and measures what each step bought."""
     arguments = {"request": asked, "recipe": recipe_text(_recipe(recipe)),
                  "settings": settings or Settings()}  # fmt: skip
-    return _run("optimize", Comparison, arguments, **how)
+    return run("optimize", Comparison, arguments, **how)
 
 
 def compare(
@@ -378,7 +304,7 @@ def compare(
     """Measures variants against the baseline in one interleaved run."""
     texts = [recipe_text(_recipe(each)) for each in recipes]
     arguments = {"request": asked, "recipes": texts, "settings": settings or Settings()}
-    return _run("compare", Comparison, arguments, **how)
+    return run("compare", Comparison, arguments, **how)
 
 
 def export(
@@ -400,7 +326,7 @@ def export(
         )
     arguments = {"request": asked, "recipe": recipe_text(_recipe(recipe)), "format": format,
                  "out": str(Path(out).absolute())}  # fmt: skip
-    return _run("export", Artifact, arguments, **how)
+    return run("export", Artifact, arguments, **how)
 
 
 def verify(folder: str | Path, *, trust: bool = False, **how: Any) -> Artifact:
@@ -412,7 +338,7 @@ def verify(folder: str | Path, *, trust: bool = False, **how: Any) -> Artifact:
         **how: store, on_status and title of the job.
     """
     arguments = {"path": str(Path(folder).absolute()), "trust": trust}
-    return _run("verify", Artifact, arguments, **how)
+    return run("verify", Artifact, arguments, **how)
 
 
 def models() -> tuple[SampleCard, ...]:
@@ -438,25 +364,6 @@ def history(*, store: Store | None = None) -> tuple[JobStatus, ...]:
 
 def _recipe(recipe: Recipe | str) -> Recipe:
     return read_recipe(recipe if isinstance(recipe, str) else recipe_text(recipe))
-
-
-def _run(
-    verb: str,
-    kind: type[R],
-    arguments: dict[str, Any],
-    *,
-    store: Store | None = None,
-    on_status: OnStatus | None = None,
-    title: str = "",
-) -> R:
-    place = store or Store()
-    job = submit(verb, store=place, title=title, **arguments)
-    try:
-        client.wait(place, job, on_status or (lambda status: None))
-    except KeyboardInterrupt:
-        client.cancel(place, job)
-        raise
-    return result(job, kind, store=place)
 
 
 def now() -> float:

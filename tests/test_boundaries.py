@@ -15,7 +15,8 @@ ROOT = Path(engine.__file__).resolve().parents[1]
 TORCH_FREE = (
     "engine.api", "engine.cli", "engine.client", "engine.commands.verbs", "engine.docs",
     "engine.doctor", "engine.errors", "engine.measure.statistics", "engine.optimize.recipe",
-    "engine.optimize.technique", "engine.params", "engine.profile.machine", "engine.records",
+    "engine.optimize.costs", "engine.optimize.technique", "engine.params",
+    "engine.profile.machine", "engine.records", "engine.requests", "engine.running",
     "engine.store", "engine.worker", "engine.jobs.supervising", "engine.jobs.spare",
 )  # fmt: skip
 HEAVY = {"torch", "transformers", "onnx", "onnxruntime", "openvino", "nncf", "tensorflow"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from engine.optimize.technique import CostTable, OperatorCost
+from engine.optimize.costs import CostTable, OperatorCost
 from engine.records import OperatorProfile, Profile, replace
 
 # An operator whose arithmetic is below this is all dispatch; the median of such rows is the

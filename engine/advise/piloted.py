@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from engine.optimize.technique import CostTable, OperatorCost
+from engine.optimize.costs import CostTable, OperatorCost
 from engine.records import Pilot, Range
 
 # The blocks' own change is told only so far from the whole copy's.

@@ -8,9 +8,10 @@ from typing import Any
 from engine.advise.costs import cost_table
 from engine.advise.known import Known
 from engine.advise.piloted import middle, whole_speedup
+from engine.optimize.costs import CostTable
 from engine.optimize.rates import Rates
 from engine.optimize.recipe import ordered, recipe_text
-from engine.optimize.technique import CostTable, Target, technique, techniques
+from engine.optimize.technique import Target, technique, techniques
 from engine.records import Machine, Pilot, Prediction, Profile, Range, Recipe, RestsOn, Step
 
 # Half the width of a range as a log ratio, 1.38 and 1.4 from low to high; what a noisy trial adds

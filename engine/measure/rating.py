@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 import torch
 
 from engine.measure.undisturbed import lower_quartile, undisturbed_ratio
+from engine.optimize.costs import OperatorCost
 from engine.optimize.rates import product_of, scheme_of
-from engine.optimize.technique import OperatorCost, Technique
+from engine.optimize.technique import Technique
 from engine.profile.product_probes import Call, eager, weight_bytes
 from engine.program import synchronize
 from engine.records import Product, ProductRate

@@ -12,7 +12,8 @@ from engine.params import config_values
 from engine.records import Product, ProductRate, Range
 
 if TYPE_CHECKING:
-    from engine.optimize.technique import OperatorCost, Technique
+    from engine.optimize.costs import OperatorCost
+    from engine.optimize.technique import Technique
 
 Shapes = list[list[int]]
 # Fewer numbers than this are done before a call has returned.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engine.optimize.technique import OperatorCost
+from engine.optimize.costs import OperatorCost
 from engine.records import (
     Machine,
     ModelReference,

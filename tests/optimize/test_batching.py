@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from engine.errors import InputError, StepRefused
 from engine.models.padding import padded, row_lengths
+from engine.optimize.costs import CostTable
 from engine.optimize.regrouping import Regrouped, plan_parts, regrouped
-from engine.optimize.technique import BuildContext, CostTable, Target, technique
+from engine.optimize.technique import BuildContext, Target, technique
 from engine.profile.fingerprint import fingerprint
 from engine.program import Program, logits_of
 from engine.records import Machine, Workload

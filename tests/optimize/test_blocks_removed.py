@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from engine.errors import StepRefused
 from engine.models.opened import OpenedModel
 from engine.optimize.build import Variant, build_variant
+from engine.optimize.costs import CostTable, OperatorCost
 from engine.optimize.prune.depth import remove_blocks_
 from engine.optimize.prune.stacks import find_stacks, influences
 from engine.optimize.recipe import read_recipe
-from engine.optimize.technique import BuildContext, CostTable, OperatorCost, Target
+from engine.optimize.technique import BuildContext, Target
 from engine.optimize.techniques.structured_prune import StructuredPrune
 from engine.profile.machine import this_machine
 from engine.program import Program, logits_of

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from engine.errors import StepRefused
 from engine.models.opened import OpenedModel
 from engine.optimize.build import Variant, build_variant
+from engine.optimize.costs import CostTable, OperatorCost
 from engine.optimize.prune.channels import find_channels
 from engine.optimize.recipe import read_recipe
-from engine.optimize.technique import CostTable, OperatorCost, Target
+from engine.optimize.technique import Target
 from engine.optimize.techniques.structured_prune import StructuredPrune
 from engine.profile.machine import this_machine
 from engine.records import Workload

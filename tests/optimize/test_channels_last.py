@@ -8,9 +8,10 @@ import transformers as t
 from torch import Tensor, nn
 
 from engine.errors import StepRefused
+from engine.optimize.costs import CostTable
 from engine.optimize.graph.memory_format import channels_last_, is_channels_last
 from engine.optimize.recipe import read_recipe
-from engine.optimize.technique import CostTable, Target, technique
+from engine.optimize.technique import Target, technique
 from engine.profile.fingerprint import fingerprint
 from engine.program import Program, logits_of
 from engine.records import Machine, Product, Workload

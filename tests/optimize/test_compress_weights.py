@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from engine.errors import StepRefused
+from engine.optimize.costs import CostTable
 from engine.optimize.storage import describe_weights, held_tensors
-from engine.optimize.technique import CostTable, Target, technique
+from engine.optimize.technique import Target, technique
 from engine.program import Program, held_bytes
 from engine.records import Machine, Range, Step
 from tests.optimize.tiny_models import language, prompt

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from engine.errors import RecipeError, StepRefused
 from engine.models.quality import Example, QualityData
-from engine.optimize.technique import CostTable, OperatorCost, Target, technique
+from engine.optimize.costs import CostTable, OperatorCost
+from engine.optimize.technique import Target, technique
 from engine.optimize.train.depth import drop_
 from engine.optimize.train.stack import find_stacks, kept_blocks, taught_by
 from engine.profile.machine import this_machine

@@ -11,10 +11,11 @@ from torch import nn
 
 from engine.errors import StepRefused
 from engine.optimize.build import build_variant, make_traceable_
+from engine.optimize.costs import CostTable, OperatorCost
 from engine.optimize.quantize.int8_layer import Int8Linear
 from engine.optimize.quantize.int8_linear import MANY_ROWS, quantized, to_float_
 from engine.optimize.recipe import read_recipe
-from engine.optimize.technique import CostTable, OperatorCost, Target
+from engine.optimize.technique import Target
 from engine.optimize.techniques.dynamic_int8 import DynamicInt8
 from engine.profile.machine import this_machine
 from engine.program import held_bytes

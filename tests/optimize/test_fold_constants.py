@@ -12,10 +12,11 @@ import transformers as t
 from torch import Tensor, fx, nn
 
 from engine.errors import StepRefused
+from engine.optimize.costs import CostTable
 from engine.optimize.graph.decoding import derive_decoder_graphs
 from engine.optimize.graph.folded import FoldedModule, fold_decoder, fold_module
 from engine.optimize.graph.folding import fold_constants_, merge_equal_
-from engine.optimize.technique import BuildContext, CostTable, Target, technique
+from engine.optimize.technique import BuildContext, Target, technique
 from engine.program import Inputs, Program, RecomputeDecoder, call, output_tensors
 from engine.records import Fingerprint, Machine, Workload
 from tests.optimize import tiny_models as tiny

@@ -11,11 +11,12 @@ from torch import nn
 
 from engine.errors import StepRefused
 from engine.optimize.build import build_variant
+from engine.optimize.costs import CostTable, OperatorCost
 from engine.optimize.quantize import fp8 as quantizing
 from engine.optimize.quantize.fp8 import to_fp8, why_no_kernel
 from engine.optimize.quantize.fp8_layer import Fp8Linear
 from engine.optimize.recipe import read_recipe
-from engine.optimize.technique import CostTable, OperatorCost, Product, Target
+from engine.optimize.technique import Product, Target
 from engine.optimize.techniques.fp8 import Fp8
 from engine.profile.machine import this_machine
 from engine.program import held_bytes

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from engine.errors import StepRefused
+from engine.optimize.costs import CostTable, OperatorCost
 from engine.optimize.graph.fused import FusedAttention
 from engine.optimize.graph.fusing import fuse, survey
 from engine.optimize.recipe import read_recipe
-from engine.optimize.technique import CostTable, OperatorCost, Target, technique
+from engine.optimize.technique import Target, technique
 from engine.program import Program
 from engine.records import Fingerprint, Machine, Workload
 from tests.optimize import tiny_models as tiny

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from engine.errors import StepRefused
+from engine.optimize.costs import CostTable
 from engine.optimize.graph.batch_norms import find_pairs
-from engine.optimize.technique import BuildContext, CostTable, Target, technique
+from engine.optimize.technique import BuildContext, Target, technique
 from engine.program import Program, logits_of
 from engine.records import Fingerprint, Machine, Workload
 from tests.optimize.studies import cost

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from engine.errors import StepRefused
+from engine.optimize.costs import CostTable
 from engine.optimize.graph.decoding import derive_decoder_graphs
 from engine.optimize.graph.joint_linear import JointLinear, JointPart
 from engine.optimize.graph.siblings import find_siblings, join_
 from engine.optimize.recipe import read_recipe
-from engine.optimize.technique import BuildContext, CostTable, Target, technique
+from engine.optimize.technique import BuildContext, Target, technique
 from engine.program import Inputs, Program, logits_of, output_tensors
 from engine.records import Fingerprint, Machine, Workload
 from tests.optimize.studies import cost

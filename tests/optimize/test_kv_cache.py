@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from engine.errors import StepRefused
+from engine.optimize.costs import CostTable, OperatorCost
 from engine.optimize.graph.decoding import DecoderGraphs, derive_decoder_graphs
-from engine.optimize.technique import CostTable, OperatorCost, Target, technique
+from engine.optimize.technique import Target, technique
 from engine.program import Program, RecomputeDecoder, held_bytes
 from engine.records import Fingerprint, Machine, Workload
 from tests.optimize import tiny_models as tiny

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from engine.errors import RecipeError, StepRefused
 from engine.models.huggingface_decoding import CachedDecoder, EncoderDecoder
+from engine.optimize.costs import CostTable
 from engine.optimize.graph.last_position import LastLogitsDecoder, LastPositionHead, ask_for_last_
 from engine.optimize.recipe import read_recipe
-from engine.optimize.technique import CostTable, Target, technique
+from engine.optimize.technique import Target, technique
 from engine.profile.counting import count
 from engine.program import Program, RecomputeDecoder
 from engine.records import Machine, Workload

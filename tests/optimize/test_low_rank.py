@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from engine.errors import StepRefused
 from engine.models.opened import OpenedModel
 from engine.optimize.build import Variant, build_variant
+from engine.optimize.costs import CostTable, OperatorCost
 from engine.optimize.factorize.factors import (
     factors,
     low_rank_break_even,
@@ -21,7 +22,7 @@ from engine.optimize.factorize.factors import (
 )
 from engine.optimize.factorize.low_rank_layer import LowRankLinear
 from engine.optimize.recipe import read_recipe
-from engine.optimize.technique import CostTable, OperatorCost, Product, Target
+from engine.optimize.technique import Product, Target
 from engine.optimize.techniques.low_rank import LowRank
 from engine.profile.machine import this_machine
 from engine.program import logits_of

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from engine.errors import StepRefused
 from engine.models.opened import OpenedModel
 from engine.optimize.build import Variant, build_variant
+from engine.optimize.costs import CostTable, OperatorCost
 from engine.optimize.recipe import read_recipe
 from engine.optimize.sparsify.csr_layer import CsrLinear
 from engine.optimize.sparsify.masks import global_masks, layer_mask, row_mask, two_of_four_mask
 from engine.optimize.sparsify.semi_structured_layer import semi_structured_reason
-from engine.optimize.technique import CostTable, OperatorCost, Product, Target
+from engine.optimize.technique import Product, Target
 from engine.optimize.techniques.magnitude_prune import MagnitudePrune
 from engine.profile.machine import this_machine
 from engine.program import held_bytes

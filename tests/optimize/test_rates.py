@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from engine.optimize.costs import OperatorCost
 from engine.optimize.rates import Rates, product_of, scheme_of
-from engine.optimize.technique import OperatorCost, technique
+from engine.optimize.technique import technique
 from engine.records import Product, ProductRate, Range
 
 INT8 = technique("dynamic_int8")

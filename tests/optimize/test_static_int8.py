@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from engine.errors import StepRefused
 from engine.optimize.build import build_variant, make_traceable_
+from engine.optimize.costs import CostTable, OperatorCost
 from engine.optimize.quantize.int8_linear import uses_conv1d_layout
 from engine.optimize.quantize.observing import Observed, levels_of
 from engine.optimize.quantize.static_int8 import quantized_static
@@ -23,7 +24,7 @@ from engine.optimize.quantize.static_int8_layer import (
     StaticInt8Linear,
 )
 from engine.optimize.recipe import read_recipe
-from engine.optimize.technique import CostTable, OperatorCost, Product, Target
+from engine.optimize.technique import Product, Target
 from engine.optimize.techniques.static_int8 import StaticInt8
 from engine.profile.machine import this_machine
 from engine.program import held_bytes

@@ -11,11 +11,12 @@ from torch import nn
 
 from engine.errors import StepRefused
 from engine.optimize.build import build_variant, make_traceable_
+from engine.optimize.costs import CostTable, OperatorCost
 from engine.optimize.quantize.weight_only import rounded_layer
 from engine.optimize.quantize.weight_only_layer import WeightOnlyLinear
 from engine.optimize.quantize.weight_rounding import METHODS, nearest, output_error
 from engine.optimize.recipe import read_recipe
-from engine.optimize.technique import CostTable, OperatorCost, Product, Target
+from engine.optimize.technique import Product, Target
 from engine.optimize.techniques.weight_only_int import WeightOnlyInt, bits_held
 from engine.profile.machine import this_machine
 from engine.program import held_bytes

@@ -80,7 +80,7 @@ def test_it_is_kept_for_the_machine_and_measured_while_nobody_else_measures(
 ):
     assert "calibrate" in MEASURING
     assert api.calibration(store=store) is None
-    monkeypatch.setattr("engine.work.this_machine", lambda: small)
+    monkeypatch.setattr("engine.work.inspecting.this_machine", lambda: small)
     found = WORK["calibrate"]({"device": "cpu"}, Job(store))
     assert api.calibration(machine=small, store=store) == found
 

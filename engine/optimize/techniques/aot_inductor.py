@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from engine.optimize.technique import BuildContext, CostTable, Stage, Target, Technique
+from engine.optimize.costs import CostTable
+from engine.optimize.technique import BuildContext, Stage, Target, Technique
 from engine.optimize.techniques.torch_compile import (
     compiled_costs,
     compiled_realness,

@@ -7,14 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from engine.optimize.technique import (
-    BuildContext,
-    CostTable,
-    Stage,
-    Target,
-    Technique,
-    technique,
-)
+from engine.optimize.costs import CostTable
+from engine.optimize.technique import BuildContext, Stage, Target, Technique, technique
 from engine.params import param
 from engine.records import BuildForecast, Evidence, Fingerprint, Range, Realness, Step, Suggestion
 

@@ -7,14 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from engine.optimize.technique import (
-    BuildContext,
-    CostTable,
-    OperatorCost,
-    Stage,
-    Target,
-    Technique,
-)
+from engine.optimize.costs import CostTable, OperatorCost
+from engine.optimize.technique import BuildContext, Stage, Target, Technique
 from engine.params import param
 from engine.records import (
     BuildForecast,

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.optimize.technique import BuildContext, CostTable, Target, Technique
+from engine.optimize.costs import CostTable
+from engine.optimize.technique import BuildContext, Target, Technique
 from engine.params import param
 from engine.records import (
     BuildForecast,

@@ -6,14 +6,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from engine.optimize.technique import (
-    BuildContext,
-    CostTable,
-    OperatorCost,
-    Stage,
-    Target,
-    Technique,
-)
+from engine.optimize.costs import CostTable, OperatorCost
+from engine.optimize.technique import BuildContext, Stage, Target, Technique
 from engine.records import (
     BuildForecast,
     Evidence,

@@ -7,14 +7,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from engine.errors import StepRefused
-from engine.optimize.technique import (
-    BuildContext,
-    CostTable,
-    OperatorCost,
-    Stage,
-    Target,
-    Technique,
-)
+from engine.optimize.costs import CostTable, OperatorCost
+from engine.optimize.technique import BuildContext, Stage, Target, Technique
 from engine.records import Evidence, Fingerprint, Realness, Step, Suggestion, Workload
 
 if TYPE_CHECKING:

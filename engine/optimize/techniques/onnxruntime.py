@@ -6,13 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from engine.optimize.technique import (
-    BuildContext,
-    CostTable,
-    Stage,
-    Target,
-    Technique,
-)
+from engine.optimize.costs import CostTable
+from engine.optimize.technique import BuildContext, Stage, Target, Technique
 from engine.optimize.techniques.torch_compile import overhead_evidence
 from engine.params import param
 from engine.records import Evidence, Fingerprint, Product, Range, Realness, Step, Suggestion

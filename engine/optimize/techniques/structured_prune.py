@@ -7,20 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from engine.errors import StepRefused
+from engine.optimize.costs import CostTable, OperatorCost
 from engine.optimize.prune.forecast import (
     remaining_shares,
     removed_blocks,
     removed_units,
     wanted_blocks,
 )
-from engine.optimize.technique import (
-    BuildContext,
-    CostTable,
-    OperatorCost,
-    Stage,
-    Target,
-    Technique,
-)
+from engine.optimize.technique import BuildContext, Stage, Target, Technique
 from engine.params import param
 from engine.records import BuildForecast, Evidence, Fingerprint, Realness, Step, Suggestion
 
