@@ -1,4 +1,4 @@
-"""From a profile to suggestions, the largest predicted gain first."""
+"""From a profile to suggestions: the largest predicted gain first, what is risky behind."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def suggest(
     the reasons in `blocked`, behind the others. Where
     at least two free ones carry no or little risk, they come first as one: taken together. What
     was found in the code and no offered technique does away with follows without steps. What was
-    measured before with this workload is ranked by its measurement; what was slower or failed
-    stands behind what was not, and is not taken together with others.
+    measured before with this workload is ranked by its measurement; high risks stand behind lower
+    ones, and what was slower or failed behind all: it is not taken together with others.
     """
     found = [each for name in techniques() if (each := _suggestion(profile, machine, name, known))]
     found = [replace(each, tried=of_steps(each.steps, tried)) for each in with_places(found, code)]
@@ -144,12 +144,12 @@ def _risk(suggestion: Suggestion) -> str:
     return suggestion.risk.partition(":")[0].strip()
 
 
-def _rank(suggestion: Suggestion) -> tuple[bool, float]:
-    """What is not known to lose first; then by what was measured, else predicted."""
+def _rank(suggestion: Suggestion) -> tuple[bool, bool, float]:
+    """What is not known to lose first, then what is not risky; then by what it brings."""
     found = suggestion.tried
-    if found is not None and found.same_workload and found.speedup is not None:
-        return not is_known_to_lose(found), found.speedup.median
-    return not is_known_to_lose(found), _gain(suggestion)
+    measured = found.speedup if found is not None and found.same_workload else None
+    gain = measured.median if measured else _gain(suggestion)
+    return not is_known_to_lose(found), _risk(suggestion) != "high", gain
 
 
 def _gain(suggestion: Suggestion) -> float:

@@ -10,6 +10,7 @@ from pathlib import Path
 from engine.advise.costs import cost_table
 from engine.advise.known import known_of
 from engine.advise.suggesting import suggest
+from engine.errors import StepRefused
 from engine.measure.piloting import pilot
 from engine.measure.rating import measure_products, products_of
 from engine.models.opened import OpenedModel
@@ -44,7 +45,8 @@ def lay_foundation(
 ) -> None:
     """Times the profile's products that are not known yet, then tries what would be suggested.
 
-    Runtimes are not tried: compiling takes longer than a person waits for a profile.
+    Runtimes are not tried: compiling takes longer than a person waits for a profile. Nor is what
+    trains.
     """
     began = time.perf_counter()
     rate(profile, store, seconds=_FOR_PRODUCTS * seconds, progress=progress)
@@ -56,8 +58,9 @@ def lay_foundation(
     # What is tried alone tells of every recipe that it is part of.
     for each in sorted(suggested, key=lambda each: each.rule == "together"):
         recipe = Recipe(each.steps)
-        is_runtime = any(technique(step.technique).stage == "runtime" for step in each.steps)
-        if each.blocked or not each.steps or is_runtime or recipe_text(recipe) in known.pilots:
+        owners = [technique(step.technique) for step in each.steps]
+        takes_long = any(owner.stage == "runtime" or owner.trains for owner in owners)
+        if each.blocked or not each.steps or takes_long or recipe_text(recipe) in known.pilots:
             continue
         if time.perf_counter() - began > seconds:
             return
@@ -96,8 +99,21 @@ def try_recipe(
     seconds: float,
     progress: Progress = lambda fraction, words: None,
 ) -> Pilot:
-    """A pilot of the recipe, kept among the study's in place of an older one."""
+    """A pilot of the recipe, kept among the study's in place of an older one.
+
+    Steps that only train what others left are not part of it: they change no time.
+
+    Raises:
+        StepRefused: a step makes another model by training it.
+    """
     study = profile.study
+    recipe = Recipe(tuple(s for s in recipe.steps if not technique(s.technique).follows))
+    students = [s.technique for s in recipe.steps if technique(s.technique).trains]
+    if students or not recipe.steps:
+        raise StepRefused(
+            f"{(students or ['recover'])[0]} trains; a trial of seconds tells nothing of it.",
+            hint="Read its forecast, or build and measure it.",
+        )
     found = pilot(
         opened, recipe, machine=study.machine, cache=Path(store.cache_folder), seconds=seconds,
         progress=progress,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from engine.advise.prediction import predict, reasons_against
 from engine.advise.suggesting import suggest
 from engine.optimize.recipe import read_recipe
-from engine.records import Profile, Recipe, Workload
+from engine.records import Profile, Recipe, Suggestion, Workload, replace
 from tests.advise.profiles import machine, operator, profile
 
 FACTS = {
@@ -62,3 +62,43 @@ def test_a_rule_that_does_not_apply_is_silent() -> None:
     facts = {"inference_mode": {"gradients": False, "trainable_parameters": 0, "kind": "forward"}}
     found = suggest(profile(operator("aten::mm", 1.0), facts=facts), machine())
     assert "inference_mode" not in {step.technique for each in found for step in each.steps}
+
+
+def with_samples(found: Profile, count: int) -> Profile:
+    study = found.study
+    return replace(found, study=replace(study, model=replace(study.model, quality_samples=count)))
+
+
+def blocks_profile(samples: int) -> Profile:
+    """A stack of four blocks, each a product of its feed-forward: nearly all of the time."""
+    names = [f"layers.{i}" for i in range(4)]
+    rows = [replace(operator("aten::mm", 10.0), module=f"{name}.mlp.0") for name in names]
+    facts = {
+        "structured_prune": {
+            "blocks": [
+                {"kind": "ffn", "units": 64, "modules": [f"{name}.mlp.0"]} for name in names
+            ],
+        },
+        "recover": {"trainable": 100, "blocks": 4},
+        "distill": {"stacks": [{"name": "layers", "blocks": names, "parameters": [10] * 4}]},
+    }  # fmt: skip
+    return with_samples(profile(*rows, facts=facts), samples)
+
+
+def by_first_step(found: tuple[Suggestion, ...]) -> dict[str, Suggestion]:
+    return {"+".join(s.technique for s in each.steps): each for each in found if each.steps}
+
+
+def test_training_is_offered_where_there_is_data_for_it() -> None:
+    offered = by_first_step(suggest(blocks_profile(64), machine()))
+    assert offered["structured_prune+recover"].evidence[0].value > 90
+    assert offered["distill"].risk.startswith("high")
+    without = by_first_step(suggest(blocks_profile(0), machine()))
+    assert not {"structured_prune+recover", "distill"} & set(without)
+
+
+def test_what_is_risky_stands_behind_what_is_not() -> None:
+    free = [each for each in suggest(blocks_profile(64), machine()) if not each.blocked]
+    risks = [each.risk.startswith("high") for each in free if each.steps]
+    assert risks == sorted(risks)
+    assert True in risks

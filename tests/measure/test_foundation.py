@@ -9,8 +9,9 @@ import pytest
 from engine.advise.known import known_of
 from engine.advise.prediction import predict
 from engine.advise.suggesting import suggest
+from engine.errors import StepRefused
 from engine.measure import foundation
-from engine.measure.foundation import foundation_seconds, lay_foundation, rate
+from engine.measure.foundation import foundation_seconds, lay_foundation, rate, try_recipe
 from engine.models.opened import OpenedModel
 from engine.optimize.recipe import read_recipe
 from engine.optimize.technique import technique
@@ -81,3 +82,12 @@ def test_the_budget_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) 
     assert foundation_seconds() == 2.5
     monkeypatch.setenv("WORKBENCH_FORECAST_SECONDS", "soon")
     assert foundation_seconds() == 10.0
+
+
+def test_a_trial_trains_nothing(profiled: tuple[OpenedModel, Profile], tmp_path: Path) -> None:
+    model, profile = profiled
+    store = Store(tmp_path / "store")
+    with pytest.raises(StepRefused, match="distill trains"):
+        try_recipe(model, profile, read_recipe("distill"), store, seconds=0.1)
+    found = try_recipe(model, profile, read_recipe("inference_mode,recover"), store, seconds=0.1)
+    assert (found.recipe, found.error) == ("inference_mode", "")

@@ -18,6 +18,7 @@ from engine.optimize.factorize.factors import (
     spectrum,
 )
 from engine.optimize.factorize.low_rank_layer import LowRankLinear
+from engine.optimize.layers import is_wide
 from engine.optimize.prune.importance import calibration_calls, second_moments
 from engine.optimize.prune.pruning import random_inputs
 from engine.optimize.prune.running import answer_of, distance
@@ -97,8 +98,7 @@ def factorize_(program: Program, context: BuildContext) -> list[str]:
 
 def chosen(name: str, sizes: tuple[int, int], config: Any) -> bool:
     """Whether the config lets a layer of these inputs and outputs be factored."""
-    patterns = [part.strip() for part in config.exclude.split("|") if part.strip()]
-    return min(sizes) >= config.min_features and not any(each in name for each in patterns)
+    return is_wide(name, sizes, config)
 
 
 def _linear_layers(module: nn.Module) -> Iterator[tuple[str, Any]]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.errors import StepRefused
+from engine.optimize.layers import is_excluded
 from engine.optimize.prune.importance import calibration_calls
 from engine.optimize.prune.running import answer_of, distance
 from engine.optimize.prune.stacks import Stack, find_stacks, influences, skipped
@@ -44,11 +45,10 @@ def remove_blocks_(program: Program, context: BuildContext) -> list[str]:
         StepRefused: no stack is there, or what is left does not run as it should.
     """
     config, module = context.config, program.module
-    patterns = [part.strip() for part in config.exclude.split("|") if part.strip()]
     calls = calibration_calls(context.calibration, context.inputs)
     stacks = [
         each for each in find_stacks(program, context.inputs)
-        if not any(part in each.name for part in patterns)
+        if not is_excluded(each.name, config.exclude)
     ]  # fmt: skip
     gone = {each.name: _chosen(program, each, calls, config.ratio, context) for each in stacks}
     stacks = [each for each in stacks if gone[each.name]]

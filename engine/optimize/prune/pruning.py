@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from engine.errors import StepRefused
 from engine.optimize.graph.capture import capture_operators
+from engine.optimize.layers import is_excluded
 from engine.optimize.prune.blocks import blocks_of, find_blocks
 from engine.optimize.prune.depth import describe_stacks, remove_blocks_
 from engine.optimize.prune.importance import Choice, calibration_calls, choose, second_moments
@@ -75,13 +76,12 @@ def prune_(program: Program, context: BuildContext) -> list[str]:
     config = context.config
     if config.target in _OTHERS:
         return _OTHERS[config.target](program, context)
-    patterns = [part.strip() for part in config.exclude.split("|") if part.strip()]
     context.progress(0.05, "reading the graph")
     blocks = [
         fitting
         for each in find_blocks(program.module, context.inputs)
         if config.target in (each.kind, "both")
-        and not any(pattern in name for pattern in patterns for name in each.modules)
+        and not any(is_excluded(name, config.exclude) for name in each.modules)
         and (fitting := _fitting(each, config))
     ]
     calls = calibration_calls(context.calibration, context.inputs)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from engine.errors import StepRefused
+from engine.optimize.layers import is_excluded
 from engine.optimize.prune.channel_groups import Channels
 from engine.optimize.prune.channel_surgery import ChannelCut
 from engine.optimize.prune.channels import channels_of, find_channels
@@ -51,14 +52,13 @@ def thin_(program: Program, context: BuildContext) -> list[str]:
         StepRefused: nothing could be cut.
     """
     config, module = context.config, program.module
-    patterns = [part.strip() for part in config.exclude.split("|") if part.strip()]
     context.progress(0.05, "reading the graph")
     found = find_channels(module, context.inputs)
     groups = {
         name: units
         for name, units in found.groups.items()
         if channels_to_keep(len(units), config.ratio, config.round_to) < len(units)
-        and not any(part in place for part in patterns for place, _ in _places(found, units))
+        and not any(is_excluded(place, config.exclude) for place, _ in _places(found, units))
     }
     calls = calibration_calls(context.calibration, context.inputs)
     readers = _readers(module, found, groups)

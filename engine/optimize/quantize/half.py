@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from engine.optimize.layers import is_excluded
 from engine.optimize.quantize.fp8_layer import Fp8Linear
 from engine.optimize.quantize.int8_layer import Int8Linear
 from engine.optimize.quantize.static_int8_layer import StaticInt8Layer
@@ -24,9 +25,8 @@ _KEPT_BUFFERS = ("inv_freq",)
 def convert_(program: Program, inputs: Inputs, config: Any) -> list[str]:
     """Converts weights and buffers in place and gives back what the person should know."""
     dtype: torch.dtype = getattr(torch, config.dtype)
-    patterns = [part.strip() for part in config.exclude.split("|") if part.strip()]
     module = program.module
-    kept = _convert_tensors_(module, dtype, patterns)
+    kept = _convert_tensors_(module, dtype, config.exclude)
     for name in kept["modules"]:
         _cast_around_(module.get_submodule(name), dtype)
     if any(each.is_floating_point() for each in _tensors(inputs)):
@@ -83,12 +83,10 @@ def _tensors(inputs: Inputs) -> list[Tensor]:
     return [each for each in values if isinstance(each, Tensor)]
 
 
-def _convert_tensors_(
-    module: nn.Module, dtype: torch.dtype, patterns: list[str]
-) -> dict[str, list[str]]:
+def _convert_tensors_(module: nn.Module, dtype: torch.dtype, exclude: str) -> dict[str, list[str]]:
     """Parameters and buffers to `dtype`; ties stay ties, since the tensors are changed in place."""
     kept: dict[str, list[str]] = {"buffers": [], "modules": []}
-    left = _left_alone(module, patterns, kept["modules"])
+    left = _left_alone(module, exclude, kept["modules"])
     for each in module.modules():
         if isinstance(each, StaticInt8Layer):
             each.dtype = dtype  # what it answers in where levels come in
@@ -106,11 +104,11 @@ def _convert_tensors_(
     return kept
 
 
-def _left_alone(module: nn.Module, patterns: list[str], names: list[str]) -> set[int]:
+def _left_alone(module: nn.Module, exclude: str, names: list[str]) -> set[int]:
     """Ids of the tensors that keep their dtype; excluded modules are added to `names`."""
     left: set[int] = set()
     for name, child in module.named_modules():
-        if name and any(each in name for each in patterns):
+        if name and is_excluded(name, exclude):
             if not any(name.startswith(f"{outer}.") for outer in names):
                 names.append(name)
             left |= {id(each) for each in (*child.parameters(), *child.buffers())}

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.errors import StepRefused
+from engine.optimize.layers import is_wide
 from engine.optimize.quantize.int8_linear import (
     MANY_ROWS,
     Int8Linear,
@@ -66,14 +67,10 @@ def quantize_layers_(program: Program, context: BuildContext) -> list[str]:
         StepRefused: no layer is left to quantize.
     """
     config, module = context.config, program.module
-    patterns = [part.strip() for part in config.exclude.split("|") if part.strip()]
     every = dict(linear_layers(module))
     facts = describe_layers(module)
     left = {
-        name: layer
-        for name, layer in every.items()
-        if min(facts["layers"][name]) >= config.min_features
-        and not any(each in name for each in patterns)
+        name: layer for name, layer in every.items() if is_wide(name, facts["layers"][name], config)
     }
     context.progress(0.1, "trying each layer")
     errors = measured_errors(program, left, context)

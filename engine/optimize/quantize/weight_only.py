@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.errors import StepRefused
+from engine.optimize.layers import is_wide
 from engine.optimize.quantize.int8_linear import dense_weight
 from engine.optimize.quantize.selecting import describe_layers, linear_layers
 from engine.optimize.quantize.weight_only_layer import WeightOnlyLinear
@@ -19,12 +20,6 @@ from engine.program import Inputs, Program
 _CALIBRATION_CALLS = 32
 # For the sums of x x^T that are held at one time; more layers take more passes.
 _MOMENT_BYTES = 1 << 30
-
-
-def is_chosen(name: str, sizes: tuple[int, int], *, exclude: str, min_features: int) -> bool:
-    """Whether a layer of these sizes (inputs, outputs) is to be replaced."""
-    patterns = [part.strip() for part in exclude.split("|") if part.strip()]
-    return min(sizes) >= min_features and not any(each in name for each in patterns)
 
 
 def describe_weight_only(module: nn.Module) -> dict[str, Any]:
@@ -68,11 +63,7 @@ def round_layers_(program: Program, context: BuildContext) -> list[str]:
     every = dict(linear_layers(module))
     facts = describe_layers(module)
     chosen = {
-        name: layer
-        for name, layer in every.items()
-        if is_chosen(
-            name, facts["layers"][name], exclude=config.exclude, min_features=config.min_features
-        )
+        name: layer for name, layer in every.items() if is_wide(name, facts["layers"][name], config)
     }
     if not chosen:
         raise StepRefused(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.errors import StepRefused
+from engine.optimize.layers import is_excluded
 from engine.optimize.prune.importance import calibration_calls
 from engine.optimize.prune.running import Look, answer_of, distance, look_at_inputs
 from engine.optimize.prune.sharing import replace_everywhere_, shared_parameters
@@ -82,7 +83,7 @@ def sparsify_(program: Program, context: BuildContext) -> list[str]:
     """
     config, module = context.config, program.module
     tied = shared_parameters(module)
-    every = [each for each in _layers(module) if not _is_excluded(each.name, config)]
+    every = [each for each in _layers(module) if not is_excluded(each.name, config.exclude)]
     is_grouped = config.pattern == "2of4"
     left = {e.name: "its weight belongs to another module too"
             for e in every if id(e.module.weight) in tied}  # fmt: skip
@@ -253,10 +254,6 @@ def _zeros(layers: list[Layer]) -> Iterator[tuple[str, float]]:
 
 def _is_linear(layer: Layer) -> bool:
     return not layer.is_convolution
-
-
-def _is_excluded(name: str, config: Any) -> bool:
-    return any(part.strip() in name for part in config.exclude.split("|") if part.strip())
 
 
 def _rows_of(program: Program, layers: list[Layer], inputs: Inputs) -> dict[str, int]:

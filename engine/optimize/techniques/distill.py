@@ -11,11 +11,14 @@ from engine.optimize.costs import CostTable
 from engine.optimize.technique import BuildContext, Stage, Target, Technique, technique
 from engine.optimize.train.config import TrainingConfig
 from engine.params import param
-from engine.records import Fingerprint, Realness
+from engine.records import Evidence, Fingerprint, Realness, Step, Suggestion
 
 if TYPE_CHECKING:
     from engine.program import Inputs, Program
     from engine.records import Workload
+
+_PROPOSED_DEPTH = 0.75
+_FEWEST_SAMPLES, _WORTH_SHARE = 16, 0.5
 
 
 class Distill(Technique):
@@ -109,6 +112,45 @@ class Distill(Technique):
             quality_risk="high",
             basis=(*costs.basis, f"distill: without {len(gone)} blocks"),
         )
+
+    def suggest(self, target: Target) -> Suggestion | None:
+        """Where a stack of equal blocks holds most of the time and there is data to train on."""
+        profile, study = target.profile, target.study
+        stacks = [each for each in target.facts.get("stacks", []) if len(each["blocks"]) >= 4]
+        if not stacks or profile is None or study is None:
+            return None
+        names = {name for each in stacks for name in each["blocks"]}
+        total = sum(each.self_time_ms or 0.0 for each in profile.operators)
+        inside = sum(
+            each.self_time_ms or 0.0 for each in profile.operators if _is_inside(each.module, names)
+        )
+        share = inside / total if total else 0.0
+        step = Step(self.name, {"depth": _PROPOSED_DEPTH})
+        few = study.model.quality_samples < _FEWEST_SAMPLES
+        if share < _WORTH_SHARE or few or study.workload.kind == "train_step":
+            return None
+        return Suggestion(
+            rule="a stack of equal blocks",
+            title="Train a student with three quarters of the blocks",
+            summary=(
+                f"{share:.0%} of the operators' time is in {len(names)} equal blocks; a student"
+                " without a quarter of them runs as much less of everything."
+            ),
+            steps=(step,),
+            evidence=(
+                Evidence(
+                    "share of the operators' time in the blocks", 100 * share, "%",
+                    tuple(sorted(names))[:50],
+                ),
+                Evidence("examples to train and measure on", study.model.quality_samples,
+                         "examples"),
+            ),
+            risk="high: a smaller model that has to learn; its quality is measured beside the"
+            " whole model trained as long",
+            next_step="Try the milder steps first; then add distill with as many steps as you can"
+            " wait for.",
+            theory=self.theory,
+        )  # fmt: skip
 
     def apply(self, program: Program, context: BuildContext) -> Program:
         """Leaves blocks and channels out, then trains."""

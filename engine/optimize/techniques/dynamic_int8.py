@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from engine.optimize.costs import CostTable, OperatorCost
+from engine.optimize.costs import CostTable
+from engine.optimize.layers import at_pace, is_product, slow_products, small_ratio, wide_layers
 from engine.optimize.technique import BuildContext, Stage, Target, Technique
 from engine.params import param
 from engine.records import (
@@ -30,11 +31,8 @@ _VNNI = ("avx512_vnni", "avx_vnni", "amx_int8", "i8mm")
 # Measured with AVX-512 VNNI on weights that no cache held, 768 x 768 to 768 x 1920, over float32:
 # one row 0.35 to 0.41 on one and two cores, 0.57 to 0.65 with the second product; 64 rows 0.3 to
 # 0.6. A call costs 0.01 to 0.03 ms beyond its product.
-_WITH_VNNI, _WITHOUT = (0.30, 0.70), (0.50, 1.50)
-_CALL_LOW_MS, _CALL_HIGH_MS = 0.005, 0.030
-_PRODUCTS = ("linear", "addmm", "::mm", "matmul")
-# Rows slower than this a call have something to win; under it, the call itself is the time.
-_WORTH_MS = 0.03
+_WITH_VNNI, _WITHOUT = Range(0.30, 0.70), Range(0.50, 1.50)
+_CALL_MS = Range(0.005, 0.030)
 
 
 class DynamicInt8(Technique):
@@ -119,7 +117,7 @@ class DynamicInt8(Technique):
                 f"all {already} Linear layers are int8 already." if already else
                 "the model has no Linear layers in floating point."
             )  # fmt: skip
-        elif not _chosen(facts["layers"], config):
+        elif not wide_layers(facts["layers"], config):
             largest = max(min(sizes) for sizes in facts["layers"].values())
             reasons.append(
                 f"no layer is left: the largest has {largest} features at its narrow side and"
@@ -133,22 +131,24 @@ class DynamicInt8(Technique):
 
     def estimate(self, costs: CostTable, target: Target) -> CostTable:
         """Products of the chosen layers at int8's pace, plus a fixed time for each call."""
-        layers = _chosen(target.facts.get("layers", {}), target.config)
-        low, high = _WITH_VNNI if _has_vnni(target.machine) else _WITHOUT
+        layers = wide_layers(target.facts.get("layers", {}), target.config)
+        pace = _WITH_VNNI if _has_vnni(target.machine) else _WITHOUT
         saved = 0.0
         timed = 0
         rows = []
         for each in costs.operators:
-            if not _is_product(each, layers):
+            if not is_product(each, layers):
                 rows.append(each)
                 continue
-            ratio = _weight_ratio(each.dtype)
+            # The pace that was timed is of one product: a refined layer's second is not in it.
             measured = target.measured_ratio(self, each)
-            if measured is not None:
-                timed += 1
-                rows.append(_as_timed(each, measured, ratio))
-                continue
-            rows.append(_in_int8(each, low, high, ratio))
+            timed += measured is not None
+            rows.append(
+                at_pace(
+                    each, measured or pace, weight_ratio=small_ratio(each.dtype), dtype="int8",
+                    call_ms=None if measured else _CALL_MS,
+                )
+            )  # fmt: skip
         tied = set(target.facts.get("tied", []))
         for name, (inputs, outputs) in layers.items():
             size = target.facts.get("element_bytes", 4)
@@ -165,8 +165,8 @@ class DynamicInt8(Technique):
             basis=(
                 *costs.basis,
                 f"dynamic_int8: {len(layers)} layers, {timed} products as timed here, others at"
-                f" {low:.2f} to {high:.2f} of their time plus {_CALL_LOW_MS:.3f} to"
-                f" {_CALL_HIGH_MS:.3f} ms a call (assumed)",
+                f" {pace.low:.2f} to {pace.high:.2f} of their time plus {_CALL_MS.low:.3f} to"
+                f" {_CALL_MS.high:.3f} ms a call (assumed)",
             ),
         )
 
@@ -188,20 +188,16 @@ class DynamicInt8(Technique):
 
     def suggest(self, target: Target) -> Suggestion | None:
         """Where large Linear layers hold much of the time, or weights are most of what moves."""
-        layers = _chosen(target.facts.get("layers", {}), target.config)
+        layers = wide_layers(target.facts.get("layers", {}), target.config)
         profile = target.profile
         if not layers or profile is None or target.facts.get("kind") == "train_step":
             return None
-        rows = [each for each in profile.operators if each.module in layers]
-        timed = [each for each in rows if each.self_time_ms and each.calls]
-        total = sum(each.self_time_ms or 0.0 for each in profile.operators)
-        slow = [each for each in timed if (each.self_time_ms or 0.0) / each.calls > _WORTH_MS]
-        share = sum(each.self_time_ms or 0.0 for each in slow) / total if total else 0.0
+        slow = slow_products(profile, layers)
+        share, names = slow.share, slow.names
         if share < 0.2:
             return None
-        moved = sum(each.moved_bytes for each in slow)
-        weights = sum(each.weight_bytes * each.calls for each in slow)
-        names = tuple(dict.fromkeys(each.module for each in slow))
+        moved = sum(each.moved_bytes for each in slow.rows)
+        weights = sum(each.weight_bytes * each.calls for each in slow.rows)
         bound = "memory-bound" if moved and weights / moved > 0.5 else "compute-bound"
         return Suggestion(
             rule="memory-bound decode"
@@ -242,43 +238,3 @@ class DynamicInt8(Technique):
 
 def _has_vnni(machine: Machine) -> bool:
     return any(each in machine.features for each in _VNNI)
-
-
-def _chosen(layers: dict[str, Any], config: Any) -> dict[str, tuple[int, int]]:
-    patterns = [part.strip() for part in config.exclude.split("|") if part.strip()]
-    return {
-        name: (int(sizes[0]), int(sizes[1]))
-        for name, sizes in layers.items()
-        if min(sizes) >= config.min_features and not any(each in name for each in patterns)
-    }
-
-
-def _is_product(row: OperatorCost, layers: dict[str, tuple[int, int]]) -> bool:
-    return row.module in layers and any(each in row.name for each in _PRODUCTS)
-
-
-def _weight_ratio(dtype: str) -> float:
-    return 0.5 if "16" in dtype else 0.25
-
-
-def _as_timed(row: OperatorCost, ratio: Range, weight_ratio: float) -> OperatorCost:
-    """The row at the pace that was timed, of one product: a refined layer's second is not in it."""
-    return dataclasses.replace(
-        row.scaled_weights(weight_ratio),
-        time_low_ms=row.time_low_ms * ratio.low,
-        time_high_ms=row.time_high_ms * ratio.high,
-        moved_bytes=row.moved_bytes - row.weight_bytes * row.calls * (1 - weight_ratio),
-        dtype="int8",
-    )
-
-
-def _in_int8(row: OperatorCost, low: float, high: float, weight_ratio: float) -> OperatorCost:
-    work_low = max(0.0, row.time_low_ms - row.overhead_ms)
-    work_high = max(0.0, row.time_high_ms - row.overhead_ms)
-    return dataclasses.replace(
-        row.scaled_weights(weight_ratio),
-        time_low_ms=row.overhead_ms + work_low * low + row.calls * _CALL_LOW_MS,
-        time_high_ms=row.overhead_ms + work_high * high + row.calls * _CALL_HIGH_MS,
-        moved_bytes=row.moved_bytes - row.weight_bytes * row.calls * (1 - weight_ratio),
-        dtype="int8",
-    )

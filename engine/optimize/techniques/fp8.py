@@ -7,10 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from engine.optimize.costs import CostTable, OperatorCost
+from engine.optimize.costs import CostTable
+from engine.optimize.layers import at_pace, is_product, is_wide, slow_products, small_ratio
 from engine.optimize.technique import BuildContext, Stage, Target, Technique
 from engine.params import param
-from engine.records import Evidence, Fingerprint, Product, Realness, Step, Suggestion
+from engine.records import Evidence, Fingerprint, Product, Range, Realness, Step, Suggestion
 
 if TYPE_CHECKING:
     from engine.program import Inputs, Program
@@ -18,9 +19,8 @@ if TYPE_CHECKING:
 
 MULTIPLE = 16
 # Peak rates by NVIDIA's data sheets: fp8 twice bfloat16, which is twice TF32; not measured here.
-_WIDE, _HALF = (0.25, 0.80), (0.50, 1.00)
-_CALL_LOW_MS, _CALL_HIGH_MS = 0.010, 0.060
-_PRODUCTS = ("linear", "addmm", "::mm", "matmul")
+_WIDE, _HALF = Range(0.25, 0.80), Range(0.50, 1.00)
+_CALL_MS = Range(0.010, 0.060)
 
 
 class Fp8(Technique):
@@ -104,8 +104,11 @@ class Fp8(Technique):
         layers = chosen_linear(target.facts.get("layers", {}), target.config)
         size = target.facts.get("element_bytes", 4)
         rows = tuple(
-            _in_fp8(row) if row.module in layers and any(each in row.name for each in _PRODUCTS)
-            else row
+            at_pace(
+                row, _HALF if "16" in row.dtype else _WIDE, weight_ratio=small_ratio(row.dtype),
+                dtype="float8_e4m3fn", call_ms=_CALL_MS,
+            )
+            if is_product(row, layers) else row
             for row in costs.operators
         )  # fmt: skip
         saved = sum(shape[0] * shape[1] * (size - 1) - 4 * shape[0] for shape in layers.values())
@@ -137,13 +140,10 @@ class Fp8(Technique):
         layers = chosen_linear(target.facts.get("layers", {}), target.config)
         if not layers or target.profile is None or self.check(target):
             return None
-        rows = target.profile.operators
-        total = sum(each.self_time_ms or 0.0 for each in rows)
-        inside = [each for each in rows if each.module in layers and each.self_time_ms]
-        share = sum(each.self_time_ms or 0.0 for each in inside) / total if total else 0.0
+        slow = slow_products(target.profile, layers, worth_ms=0.0)
+        share, names = slow.share, slow.names
         if share < 0.3:
             return None
-        names = tuple(dict.fromkeys(each.module for each in inside))
         return Suggestion(
             rule="wide products on a GPU with fp8",
             title="Compute wide Linear layers in fp8",
@@ -178,25 +178,8 @@ class Fp8(Technique):
 
 def chosen_linear(layers: dict[str, Any], config: Any) -> dict[str, list[int]]:
     """Layers [out, in] that are wide enough, of sizes that the kernel takes, and not excluded."""
-    patterns = [part.strip() for part in config.exclude.split("|") if part.strip()]
     return {
         name: list(shape)
         for name, shape in layers.items()
-        if min(shape) >= config.min_features
-        and all(each % MULTIPLE == 0 for each in shape)
-        and not any(each in name for each in patterns)
+        if is_wide(name, shape, config) and all(each % MULTIPLE == 0 for each in shape)
     }
-
-
-def _in_fp8(row: OperatorCost) -> OperatorCost:
-    low, high = _HALF if "16" in row.dtype else _WIDE
-    weight_ratio = 0.5 if "16" in row.dtype else 0.25
-    work_low = max(0.0, row.time_low_ms - row.overhead_ms)
-    work_high = max(0.0, row.time_high_ms - row.overhead_ms)
-    return dataclasses.replace(
-        row.scaled_weights(weight_ratio),
-        time_low_ms=row.overhead_ms + work_low * low + row.calls * _CALL_LOW_MS,
-        time_high_ms=row.overhead_ms + work_high * high + row.calls * _CALL_HIGH_MS,
-        moved_bytes=row.moved_bytes - row.weight_bytes * row.calls * (1 - weight_ratio),
-        dtype="float8_e4m3fn",
-    )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from engine.errors import StepRefused
 from engine.optimize.costs import CostTable, OperatorCost
+from engine.optimize.layers import is_excluded
 from engine.optimize.technique import BuildContext, Stage, Target, Technique
 from engine.params import param
 from engine.records import Evidence, Fingerprint, Range, Realness, Step, Suggestion
@@ -162,10 +163,7 @@ def _products(fingerprint: Fingerprint) -> int:
 
 
 def _chosen(groups: Any, config: Any) -> list[list[str]]:
-    patterns = [part.strip() for part in config.exclude.split("|") if part.strip()]
-    kept = [
-        [name for name in group if not any(each in name for each in patterns)] for group in groups
-    ]
+    kept = [[name for name in group if not is_excluded(name, config.exclude)] for group in groups]
     return [group for group in kept if len(group) > 1]
 
 

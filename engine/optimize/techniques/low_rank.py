@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from engine.optimize.costs import CostTable, OperatorCost
+from engine.optimize.layers import is_product, wide_layers
 from engine.optimize.technique import BuildContext, Stage, Target, Technique
 from engine.params import param
 from engine.records import Evidence, Fingerprint, Product, Realness, Step, Suggestion
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 # What `factorize.factorizing.describe` notes the ranks for.
 _ENERGIES = (0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
-_PRODUCTS = ("linear", "addmm", "::mm", "matmul")
 _WORTH_SAVING = 0.1
 _PROPOSED_ENERGY, _PROPOSED_SHARE = 0.995, 0.15
 
@@ -110,7 +110,7 @@ class LowRank(Technique):
         rows = [_factored(row, ratios) for row in costs.operators]
         gone: dict[str, float] = {}
         for row in costs.operators:
-            if _is_product(row, ratios):
+            if is_product(row, ratios):
                 gone |= {n: size * (1 - ratios[row.module]) for n, size in row.held.items()}
         saved = sum(gone.values())
         held = costs.weight_bytes - saved
@@ -197,14 +197,8 @@ class LowRank(Technique):
 
 
 def _chosen(facts: Any, config: Any) -> dict[str, tuple[int, int]]:
-    patterns = [part.strip() for part in config.exclude.split("|") if part.strip()]
-    return {
-        name: (int(sizes[0]), int(sizes[1]))
-        for name, sizes in facts.get("layers", {}).items()
-        if name not in facts.get("tied", ())
-        and min(sizes) >= config.min_features
-        and not any(each in name for each in patterns)
-    }
+    free = {n: s for n, s in facts.get("layers", {}).items() if n not in facts.get("tied", ())}
+    return wide_layers(free, config)
 
 
 def _measured(facts: Any) -> dict[str, Any]:
@@ -232,12 +226,8 @@ def _ratios(facts: Any, config: Any) -> dict[str, float]:
     return found
 
 
-def _is_product(row: OperatorCost, ratios: dict[str, float]) -> bool:
-    return row.module in ratios and any(each in row.name for each in _PRODUCTS)
-
-
 def _factored(row: OperatorCost, ratios: dict[str, float]) -> OperatorCost:
-    if not _is_product(row, ratios):
+    if not is_product(row, ratios):
         return row
     ratio = ratios[row.module]
     work_low = max(0.0, row.time_low_ms - row.overhead_ms)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from engine.optimize.costs import CostTable, OperatorCost
+from engine.optimize.layers import is_excluded
 from engine.optimize.technique import BuildContext, Stage, Target, Technique
 from engine.params import param
 from engine.records import Evidence, Fingerprint, Product, Realness, Step, Suggestion
@@ -230,12 +231,11 @@ def _sparse_calls(fingerprint: Fingerprint) -> int:
 
 
 def _chosen(facts: Any, config: Any) -> dict[str, Any]:
-    patterns = [part.strip() for part in config.exclude.split("|") if part.strip()]
     return {
         name: each
         for name, each in facts.get("layers", {}).items()
         if name not in facts["tied"]
-        and not any(part in name for part in patterns)
+        and not is_excluded(name, config.exclude)
         and (config.pattern != "2of4" or (each["is_linear"] and each["sizes"][1] % 4 == 0))
     }
 

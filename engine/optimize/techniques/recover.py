@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from engine.optimize.costs import CostTable
 from engine.optimize.technique import BuildContext, Stage, Target, Technique
 from engine.optimize.train.config import TrainingConfig
-from engine.records import Fingerprint, Realness
+from engine.records import Evidence, Fingerprint, Realness, Step, Suggestion
 
 if TYPE_CHECKING:
     from engine.program import Inputs, Program
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _MILDER = {"high": "medium", "medium": "low"}
 _MOSTLY = 0.5
+_FEWEST_SAMPLES, _WORTH_SHARE = 16, 0.25
 
 
 class Recover(Technique):
@@ -83,6 +84,41 @@ class Recover(Technique):
             quality_risk=_MILDER.get(costs.quality_risk, costs.quality_risk),
             basis=(*costs.basis, "recover: the same operators, trained weights"),
         )
+
+    def suggest(self, target: Target) -> Suggestion | None:
+        """Where feed-forwards hold much of the time and there is data to train on."""
+        profile, study = target.profile, target.study
+        if profile is None or study is None or study.model.quality_samples < _FEWEST_SAMPLES:
+            return None
+        pruning = profile.facts.get("structured_prune", {})
+        blocks = [each for each in pruning.get("blocks", []) if each["kind"] == "ffn"]
+        names = {name for each in blocks for name in each["modules"]}
+        total = sum(each.self_time_ms or 0.0 for each in profile.operators)
+        inside = sum(each.self_time_ms or 0.0 for each in profile.operators if each.module in names)
+        share = inside / total if total else 0.0
+        if share < _WORTH_SHARE or study.workload.kind == "train_step" or self.check(target):
+            return None
+        return Suggestion(
+            rule="feed-forwards that training can make smaller",
+            title="Remove feed-forward channels and win the quality back by training",
+            summary=(
+                f"{share:.0%} of the operators' time is in feed-forwards. A quarter of their"
+                " channels goes, then the model is trained shortly towards its own answers."
+            ),
+            steps=(Step("structured_prune"), Step(self.name)),
+            evidence=(
+                Evidence(
+                    "share of the operators' time in feed-forwards", 100 * share, "%",
+                    tuple(sorted(names))[:50],
+                ),
+                Evidence("examples to train and measure on", study.model.quality_samples,
+                         "examples"),
+            ),
+            risk="medium: what training wins back is measured, beside the whole model trained as"
+            " long",
+            next_step="Add both steps and compare; the training takes minutes and can be resumed.",
+            theory=self.theory,
+        )  # fmt: skip
 
     def apply(self, program: Program, context: BuildContext) -> Program:
         """Trains in place, or takes over what the same training came to."""

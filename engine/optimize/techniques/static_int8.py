@@ -8,9 +8,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from engine.optimize.costs import CostTable, OperatorCost
+from engine.optimize.layers import (
+    at_pace,
+    is_excluded,
+    is_product,
+    is_wide,
+    slow_products,
+    small_ratio,
+)
 from engine.optimize.technique import BuildContext, Stage, Target, Technique
 from engine.params import param
-from engine.records import Evidence, Fingerprint, Product, Realness, Step, Suggestion
+from engine.records import Evidence, Fingerprint, Product, Range, Realness, Step, Suggestion
 
 if TYPE_CHECKING:
     from engine.program import Inputs, Program
@@ -21,12 +29,11 @@ _VNNI = ("avx512_vnni", "avx_vnni", "amx_int8")
 # 768 wide 0.14 to 0.57, Conv2d from 16 channels 0.08 to 0.56; with VNNI alone (oneDNN held to it)
 # 0.18 to 0.50 and 0.17 to 0.78; with AVX-512 alone 0.21 to 0.72 and 0.16 to 0.97.
 _RATIOS = {
-    ("linear", True): (0.14, 0.57), ("conv2d", True): (0.08, 0.78),
-    ("linear", False): (0.21, 0.72), ("conv2d", False): (0.16, 0.97),
+    ("linear", True): Range(0.14, 0.57), ("conv2d", True): Range(0.08, 0.78),
+    ("linear", False): Range(0.21, 0.72), ("conv2d", False): Range(0.16, 0.97),
 }  # fmt: skip
-_CALL_LOW_MS, _CALL_HIGH_MS = 0.005, 0.030
-_PRODUCTS = ("linear", "addmm", "::mm", "matmul", "conv")
-_WORTH_MS = 0.03
+_CALL_MS = Range(0.005, 0.030)
+_BETWEEN_NEIGHBOURS = 0.7
 
 
 class StaticInt8(Technique):
@@ -62,6 +69,8 @@ class StaticInt8(Technique):
     sample: ClassVar[str] = "digits_vision"
     example_workload: ClassVar[dict[str, Any]] = {"batch": 256}
     max_relative_error: ClassVar[float] = 0.1
+    probed_kinds: ClassVar[tuple[str, ...]] = ("linear", "conv2d")
+    probed_by: ClassVar[tuple[str, ...]] = ()
 
     @dataclass(frozen=True)
     class Config:
@@ -142,8 +151,8 @@ class StaticInt8(Technique):
         has_vnni = any(each in target.machine.features for each in _VNNI)
         norms = set(target.facts.get("norms", []))
         rows = [
-            _in_int8(row, len(layers[row.module]), has_vnni)
-            if row.module in layers and any(each in row.name for each in _PRODUCTS)
+            self._in_int8(row, target, has_vnni=has_vnni, is_linear=len(layers[row.module]) == 2)
+            if is_product(row, layers, "conv")
             else _less(row, 0.0) if row.module in norms else row
             for row in costs.operators
         ]  # fmt: skip
@@ -169,6 +178,18 @@ class StaticInt8(Technique):
             ),
         )
 
+    def _in_int8(
+        self, row: OperatorCost, target: Target, *, has_vnni: bool, is_linear: bool
+    ) -> OperatorCost:
+        ratio = small_ratio(row.dtype)
+        measured = target.measured_ratio(self, row)
+        if measured is None:
+            pace = _RATIOS["linear" if is_linear else "conv2d", has_vnni]
+            return at_pace(row, pace, weight_ratio=ratio, dtype="int8", call_ms=_CALL_MS)
+        # Timed alone; a neighbour in int8 spares it the quantization of its input.
+        pace = Range(_BETWEEN_NEIGHBOURS * measured.low, measured.high)
+        return at_pace(row, pace, weight_ratio=ratio, dtype="int8")
+
     def probe(self, product: Product, config: Any) -> Callable[[], Any] | None:
         """The layer with the quantization of its input, as it runs without a neighbour in int8."""
         shape = [product.outputs, product.inputs // product.groups, *product.window]
@@ -188,16 +209,10 @@ class StaticInt8(Technique):
             return None
         if study is None or not study.model.quality_samples:
             return None
-        total = sum(each.self_time_ms or 0.0 for each in profile.operators)
-        slow = [
-            each for each in profile.operators
-            if each.module in layers and each.calls
-            and (each.self_time_ms or 0.0) / each.calls > _WORTH_MS
-        ]  # fmt: skip
-        share = sum(each.self_time_ms or 0.0 for each in slow) / total if total else 0.0
+        slow = slow_products(profile, layers)
+        share, names = slow.share, slow.names
         if share < 0.2:
             return None
-        names = tuple(dict.fromkeys(each.module for each in slow))
         convolutions = sum(len(layers[name]) > 2 for name in names)
         return Suggestion(
             rule="float products where calibrated int8 is faster",
@@ -211,7 +226,9 @@ class StaticInt8(Technique):
                 Evidence(
                     "share of the operators' time in these layers", 100 * share, "%", names[:50]
                 ),
-                Evidence("FLOPs in them", float(sum(each.flops for each in slow)), "FLOPs a run"),
+                Evidence(
+                    "FLOPs in them", float(sum(each.flops for each in slow.rows)), "FLOPs a run"
+                ),
             ),
             risk="medium",
             next_step="Add static_int8 and look at the quality; exclude the layers that hurt.",
@@ -234,30 +251,14 @@ class StaticInt8(Technique):
 
 def chosen_layers(layers: dict[str, Any], config: Any) -> dict[str, list[int]]:
     """Layers [out, in, ...] that are wide enough and not excluded."""
-    patterns = [part.strip() for part in config.exclude.split("|") if part.strip()]
     return {
         name: list(shape)
         for name, shape in layers.items()
-        if not any(each in name for each in patterns)
-        and (
-            shape[0] >= config.min_channels if len(shape) > 2 else
-            min(shape) >= config.min_features
+        if (
+            is_wide(name, shape, config) if len(shape) == 2 else
+            shape[0] >= config.min_channels and not is_excluded(name, config.exclude)
         )
     }  # fmt: skip
-
-
-def _in_int8(row: OperatorCost, dims: int, has_vnni: bool) -> OperatorCost:
-    low, high = _RATIOS["conv2d" if dims > 2 else "linear", has_vnni]
-    weight_ratio = 0.5 if "16" in row.dtype else 0.25
-    work_low = max(0.0, row.time_low_ms - row.overhead_ms)
-    work_high = max(0.0, row.time_high_ms - row.overhead_ms)
-    return dataclasses.replace(
-        row.scaled_weights(weight_ratio),
-        time_low_ms=row.overhead_ms + work_low * low + row.calls * _CALL_LOW_MS,
-        time_high_ms=row.overhead_ms + work_high * high + row.calls * _CALL_HIGH_MS,
-        moved_bytes=row.moved_bytes - row.weight_bytes * row.calls * (1 - weight_ratio),
-        dtype="int8",
-    )
 
 
 def _less(row: OperatorCost, ratio: float) -> OperatorCost:

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from engine.optimize.costs import CostTable, OperatorCost
+from engine.optimize.layers import at_pace, is_product, wide_layers
 from engine.optimize.technique import BuildContext, Stage, Target, Technique
 from engine.params import param
 from engine.records import Evidence, Fingerprint, Product, Realness, Step, Suggestion
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from engine.program import Inputs, Program
     from engine.records import Workload
 
-_PRODUCTS = ("linear", "addmm", "::mm", "matmul")
 # Over a float32 product of 768 x 1920 with cold weights, one thread with AVX-512: 0.60 by torch's
 # int8 kernel for one row, 1.3 unpacked first (that one compiled); the ranges are wider than that.
 _FEW_ROWS, _UNPACKED = (0.4, 1.1), (1.0, 3.0)
@@ -52,6 +52,8 @@ class WeightOnlyInt(Technique):
     sample: ClassVar[str] = "random_llama"
     example: ClassVar[str] = "weight_only_int:group_size=64,aot_inductor"
     max_relative_error: ClassVar[float] = 0.05
+    probed_kinds: ClassVar[tuple[str, ...]] = ("linear",)
+    probed_by: ClassVar[tuple[str, ...]] = ("bits", "group_size", "many_rows")
 
     @dataclass(frozen=True)
     class Config:
@@ -118,13 +120,17 @@ class WeightOnlyInt(Technique):
         has_kernel = config.bits == 8 and not config.group_size
         rows = []
         for each in costs.operators:
-            if each.module not in layers or not any(part in each.name for part in _PRODUCTS):
+            if not is_product(each, layers):
                 rows.append(each)
                 continue
             inputs, outputs = layers[each.module]
             tokens = each.flops / max(1.0, each.calls) / (2 * inputs * outputs)
             is_few = has_kernel and tokens <= _KERNEL_ROWS
-            rows.append(_rounded_row(each, *(_FEW_ROWS if is_few else _UNPACKED), ratio))
+            measured = target.measured_ratio(self, each)
+            rows.append(
+                at_pace(each, measured, weight_ratio=ratio, dtype=each.dtype) if measured else
+                _rounded_row(each, *(_FEW_ROWS if is_few else _UNPACKED), ratio)
+            )  # fmt: skip
         tied = set(target.facts.get("tied", []))
         saved = sum(
             inputs * outputs * size * ((name not in tied) - ratio)
@@ -241,13 +247,7 @@ def bits_held(bits: int, group_size: int) -> float:
 
 
 def _chosen(target: Target) -> dict[str, tuple[int, int]]:
-    config = target.config
-    patterns = [part.strip() for part in config.exclude.split("|") if part.strip()]
-    return {
-        name: (int(sizes[0]), int(sizes[1]))
-        for name, sizes in target.facts.get("layers", {}).items()
-        if min(sizes) >= config.min_features and not any(each in name for each in patterns)
-    }
+    return wide_layers(target.facts.get("layers", {}), target.config)
 
 
 def _rounded_row(row: OperatorCost, low: float, high: float, ratio: float) -> OperatorCost:
