@@ -49,6 +49,7 @@ from engine.records import (
     Pilot,
     Prediction,
     Profile,
+    Range,
     Recipe,
     RecipeForecast,
     Roof,
@@ -283,6 +284,18 @@ def reasons_against(
 ) -> dict[str, tuple[str, ...]]:
     """For each technique, why it cannot run here beside the recipe's steps; empty where it can."""
     return prediction.reasons_against(profiled, _recipe(recipe), machine or this_machine())
+
+
+def gains(
+    profiled: Profile,
+    recipe: Recipe | str = "",
+    *,
+    machine: Machine | None = None,
+    store: Store | None = None,
+) -> dict[str, Range]:
+    """For each technique that could join the recipe, the speed-up that it would add; at once."""
+    known = known_of(profiled, store or Store())
+    return prediction.gains(profiled, _recipe(recipe), machine or this_machine(), known)
 
 
 def optimize(

@@ -8,6 +8,7 @@ from typing import Any
 from engine.advise.costs import cost_table
 from engine.advise.known import Known
 from engine.advise.piloted import middle, whole_speedup
+from engine.errors import RecipeError
 from engine.optimize.costs import CostTable
 from engine.optimize.rates import Rates
 from engine.optimize.recipe import ordered, recipe_text
@@ -187,6 +188,34 @@ def reasons_against(
         params = chosen[name].params if name in chosen else {}
         others = tuple(step for step in recipe.steps if step.technique != name)
         found[name] = technique(name).check(target_of(profile, machine, others, name, params))
+    return found
+
+
+def gains(
+    profile: Profile, recipe: Recipe, machine: Machine, known: Known | None = None
+) -> dict[str, Range]:
+    """The speed-up with each further technique in the recipe, over the recipe without it.
+
+    By name, with its defaults; what is in the recipe, cannot run beside it or changes no time is
+    left out, and everything where the profile holds counts only.
+    """
+    now = predict(profile, recipe, machine, known)
+    if now is None:
+        return {}
+    found = {}
+    chosen = {step.technique for step in recipe.steps}
+    for name, reasons in reasons_against(profile, recipe, machine).items():
+        if reasons or name in chosen:
+            continue
+        try:
+            then = predict(profile, Recipe((*recipe.steps, Step(name))), machine, known)
+        except RecipeError:
+            continue
+        if then is None or then.speedup == now.speedup:
+            continue
+        # Both carry the error of the recipe's own steps, which leaves the ratio.
+        ends = (then.speedup.low / now.speedup.low, then.speedup.high / now.speedup.high)
+        found[name] = Range(min(ends), max(ends))
     return found
 
 

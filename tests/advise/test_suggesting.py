@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from engine.advise.prediction import predict, reasons_against
+import pytest
+
+from engine.advise.prediction import gains, predict, reasons_against
 from engine.advise.suggesting import suggest
 from engine.optimize.recipe import read_recipe
 from engine.records import Profile, Recipe, Suggestion, Workload, replace
@@ -102,3 +104,22 @@ def test_what_is_risky_stands_behind_what_is_not() -> None:
     risks = [each.risk.startswith("high") for each in free if each.steps]
     assert risks == sorted(risks)
     assert True in risks
+
+
+def test_a_further_step_is_told_with_what_it_adds_to_the_recipe() -> None:
+    alone = gains(newcomer(), Recipe(), machine())
+    cached = predict(newcomer(), read_recipe("kv_cache"), machine())
+    assert cached is not None
+    assert alone["kv_cache"] == cached.speedup
+    beside = gains(newcomer(), read_recipe("kv_cache"), machine())
+    assert "kv_cache" not in beside
+    both = predict(newcomer(), read_recipe("kv_cache,inference_mode"), machine())
+    assert both is not None
+    assert beside["inference_mode"].low == pytest.approx(both.speedup.low / cached.speedup.low)
+
+
+def test_what_cannot_run_beside_the_recipe_has_no_gain() -> None:
+    facts = {"kv_cache": {"generates": True, "keeps_cache": True}}
+    assert "kv_cache" not in gains(
+        profile(operator("aten::mm", 1.0), facts=facts), Recipe(), machine()
+    )

@@ -127,6 +127,25 @@ def test_a_toggle_changes_recipe_and_prediction(filled: Store, open_page: Open) 
     assert [each for each in app.metric if each.label == "Speed-up"]
 
 
+def test_what_cannot_run_whatever_else_is_chosen_is_folded_away(
+    filled: Store, open_page: Open
+) -> None:
+    filled.put("draft", STUDY, Recipe(), study=STUDY)
+    app = open_page("optimize", STUDY)
+    (folded,) = [each for each in app.expander if "fuse_conv_bn" in each.label]
+    assert [each.key for each in folded.toggle if "fuse_conv_bn" in each.key]
+    assert not [each for each in app.expander if "kv_cache" in each.label]
+
+
+def test_a_toggle_tells_what_it_would_add_to_the_recipe(filled: Store, open_page: Open) -> None:
+    filled.put("draft", STUDY, Recipe(), study=STUDY)
+    app = open_page("optimize", STUDY)
+    assert "-badge[" in app.toggle(key=f"on_{STUDY}_kv_cache").label
+    app.toggle(key=f"on_{STUDY}_kv_cache").set_value(True).run()
+    assert "-badge[" not in app.toggle(key=f"on_{STUDY}_kv_cache").label
+    assert "-badge[" in app.toggle(key=f"on_{STUDY}_inference_mode").label
+
+
 def test_a_prediction_tells_whether_it_was_measured(filled: Store, open_page: Open) -> None:
     filled.put("draft", STUDY, Recipe((Step("kv_cache"),)), study=STUDY)
     assert "assumed, not measured here" in text_of(open_page("optimize", STUDY))

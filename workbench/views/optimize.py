@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import streamlit as st
@@ -11,8 +12,9 @@ from engine import api
 from engine.api import TechniqueInfo
 from engine.errors import WorkbenchError
 from engine.optimize.recipe import ordered, recipe_text, recipe_yaml
-from engine.records import Profile, Recipe, Settings, Step, Tried
+from engine.records import Profile, Range, Recipe, Settings, Step, Tried
 from workbench import forms, jobs, layout, session
+from workbench.quantities import range_text
 from workbench.views import building, compare_form, tried, verdicts, waterfall
 
 _STAGES = {
@@ -23,40 +25,60 @@ _STAGES = {
     "context": ("Context", "how it is run"),
     "runtime": ("Runtime", "what executes it, at most one"),
 }
+# Above the first a further step is worth its place, below the second it costs time.
+_PAYS, _SLOWER = 1.05, 0.98
 
 
 def steps(profile: Profile) -> None:
-    """A toggle for each technique, grouped by stage, with its parameters where it is on."""
+    """A toggle for each technique, grouped by stage, with its parameters where it is on.
+
+    What cannot run on this study, whatever else is chosen, is folded away with its reason.
+    """
     study = profile.study.id
     techniques = api.techniques()
     draft = session.recipe()
     _seed(study, techniques, draft)
-    reasons = _reasons(profile, draft)
-    known = session.tried(profile.study)
     chosen = {step.technique: step for step in draft.steps}
+    never = _reasons(profile, Recipe())
+    reasons = _reasons(profile, draft) if draft.steps else never
+    shown = _Shown(study, chosen, reasons, _gains(profile, draft), session.tried(profile.study))
     for stage, (title, words) in _STAGES.items():
         members = [each for each in techniques if each.stage == stage]
         if not members:
             continue
+        folded = [each for each in members if never.get(each.name) and each.name not in chosen]
         with st.container(border=True, key=f"stage_{stage}"):
             st.markdown(f"##### {title} :gray[· {words}]")
             for each in members:
-                against = reasons.get(each.name, ()) or _conflicts(each, chosen)
-                _technique(study, each, chosen, against, tried.of_technique(each.name, known))
+                if each not in folded:
+                    _technique(each, shown)
+            if folded:
+                names = ", ".join(each.name for each in folded)
+                with st.expander(f"Not on this study: {names}", icon=":material/block:"):
+                    for each in folded:
+                        _technique(each, shown)
 
 
-def _technique(
-    study: str,
-    each: TechniqueInfo,
-    chosen: Mapping[str, Step],
-    against: tuple[str, ...],
-    before: Tried | None,
-) -> None:
+@dataclass(frozen=True)
+class _Shown:
+    """What stands beside the toggles of one study."""
+
+    study: str
+    chosen: Mapping[str, Step]
+    reasons: Mapping[str, tuple[str, ...]]
+    gains: Mapping[str, Range]
+    tried: tuple[Tried, ...]
+
+
+def _technique(each: TechniqueInfo, shown: _Shown) -> None:
+    study, chosen = shown.study, shown.chosen
     is_on = each.name in chosen
+    against = shown.reasons.get(each.name, ()) or _conflicts(each, chosen)
+    before = tried.of_technique(each.name, shown.tried)
     reason = " ".join(against)
     with st.container(gap="xsmall"):
         st.toggle(
-            f"**{each.title}** :gray[`{each.name}`]",
+            f"**{each.title}** :gray[`{each.name}`]{_gain(shown.gains.get(each.name))}",
             key=f"on_{study}_{each.name}",
             disabled=bool(against) and not is_on,
             help=reason or each.help or None,
@@ -74,6 +96,14 @@ def _technique(
                     each.params, chosen[each.name].params, key=f"param_{study}_{each.name}"
                 )
                 _changed(each, chosen[each.name], values)
+
+
+def _gain(found: Range | None) -> str:
+    """What a further step would bring, as a badge behind its name."""
+    if found is None:
+        return ""
+    colour = "green" if found.low >= _PAYS else "orange" if found.high < _SLOWER else "gray"
+    return f" :{colour}-badge[{range_text(found)}]"
 
 
 def written(profile: Profile) -> None:
@@ -164,6 +194,13 @@ def _reasons(profile: Profile, draft: Recipe) -> dict[str, tuple[str, ...]]:
     except WorkbenchError as error:
         st.error(f"{error.message} {error.hint}".strip(), icon=":material/error:")
         return {}
+
+
+def _gains(profile: Profile, draft: Recipe) -> dict[str, Range]:
+    try:
+        return api.gains(profile, draft, machine=profile.study.machine, store=session.store())
+    except WorkbenchError:
+        return {}  # the prediction's card tells what is wrong with the recipe
 
 
 def _conflicts(each: TechniqueInfo, chosen: Mapping[str, Step]) -> tuple[str, ...]:
