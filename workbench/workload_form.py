@@ -13,8 +13,13 @@ _SIZES: tuple[tuple[str, str, str], ...] = (
     ("batch", "Batch", "Examples in one run."),
     ("prompt_tokens", "Prompt tokens", "For generate: tokens given."),
     ("new_tokens", "New tokens", "For generate: tokens made."),
-    ("sequence_length", "Sequence length (tokens)", "For forward and train_step of text models."),
+    ("sequence_length", "Sequence length", "Tokens, for forward and train_step of text models."),
     ("image_size", "Image size (px)", "For vision models."),
+    (
+        "padding_percent",
+        "Padding (%)",
+        "Of a batch's tokens, behind rows that are shorter; text models without generation.",
+    ),
     ("threads", "Threads", "Intra-operator threads; recorded with every measurement."),
 )
 
@@ -34,11 +39,12 @@ def workload(machine: Machine) -> WorkloadRequest:
         if len(devices) == 1 else "Where it runs.",
     )  # fmt: skip
     sizes: dict[str, Any] = {}
-    columns = [*st.columns(3), *st.columns(3)]
-    for column, (name, label, hint) in zip(columns, _SIZES, strict=True):
+    most = {"threads": machine.cores, "padding_percent": 90}
+    columns = [*st.columns(4), *st.columns(4)]
+    for column, (name, label, hint) in zip(columns, _SIZES, strict=False):
         sizes[name] = column.number_input(
-            label, min_value=1, max_value=machine.cores if name == "threads" else None, value=None,
-            step=1, placeholder="default", key=f"workload_{name}", help=hint,
+            label, min_value=1, max_value=most.get(name), value=None, step=1,
+            placeholder="default", key=f"workload_{name}", help=hint,
         )  # fmt: skip
     return WorkloadRequest(kind=kind, device=device, **sizes)
 

@@ -131,10 +131,13 @@ def test_what_cannot_run_whatever_else_is_chosen_is_folded_away(
     filled: Store, open_page: Open
 ) -> None:
     filled.put("draft", STUDY, Recipe(), study=STUDY)
+    whole = fixture_store.profile()
+    cached = whole.facts | {"kv_cache": {"generates": True, "keeps_cache": True}}
+    filled.put("profile", STUDY, replace(whole, facts=cached), study=STUDY)
     app = open_page("optimize", STUDY)
-    (folded,) = [each for each in app.expander if "fuse_conv_bn" in each.label]
-    assert [each.key for each in folded.toggle if "fuse_conv_bn" in each.key]
-    assert not [each for each in app.expander if "kv_cache" in each.label]
+    (folded,) = [each for each in app.expander if "kv_cache" in each.label]
+    assert folded.toggle[0].disabled
+    assert not [each for each in app.expander if "inference_mode" in each.label]
 
 
 def test_a_toggle_tells_what_it_would_add_to_the_recipe(filled: Store, open_page: Open) -> None:

@@ -12,7 +12,7 @@ from engine import api
 from engine.api import TechniqueInfo
 from engine.errors import WorkbenchError
 from engine.optimize.recipe import ordered, recipe_text, recipe_yaml
-from engine.records import Profile, Range, Recipe, Settings, Step, Tried
+from engine.records import Profile, Range, Recipe, Settings, Step, Tried, WorkloadRequest
 from workbench import forms, jobs, layout, session
 from workbench.quantities import range_text
 from workbench.views import building, compare_form, tried, verdicts, waterfall
@@ -280,9 +280,6 @@ def _script(profile: Profile, draft: Recipe) -> str:
 def workload_flags(profile: Profile) -> str:
     """The workload of a study as flags of the command line."""
     workload = profile.study.workload
-    flags = {
-        "kind": workload.kind, "batch": workload.batch, "prompt-tokens": workload.prompt_tokens,
-        "new-tokens": workload.new_tokens, "sequence-length": workload.sequence_length,
-        "image-size": workload.image_size, "threads": workload.threads, "device": workload.device,
-    }  # fmt: skip
+    flags = {name.replace("_", "-"): getattr(workload, name)
+             for name in WorkloadRequest.__dataclass_fields__ if name != "seed"}  # fmt: skip
     return "".join(f" --{name} {value}" for name, value in flags.items() if value is not None)
