@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from engine.commands.quantities import bytes_text, ms_text, number_text
+from engine.quantities import bytes_text, ms_text, number_text
 from engine.optimize.technique import STAGES, Technique, techniques
 from engine.params import Param, declared_params
 

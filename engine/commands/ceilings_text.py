@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from engine.commands.quantities import bytes_text, flops_text
+from engine.quantities import bytes_text, flops_text
 from engine.commands.tables import table
 from engine.records import MachineCalibration
 

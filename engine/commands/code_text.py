@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engine.commands.quantities import ms_text
+from engine.quantities import ms_text
 from engine.records import CodeFinding, CodeFunction, CodeReport
 
 _FUNCTIONS = 3

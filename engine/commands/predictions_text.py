@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from engine.commands.quantities import bytes_text, ratio_text
+from engine.quantities import bytes_text, ratio_text
 from engine.records import Prediction
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from engine.api import TechniqueInfo
 from engine.commands.arguments import written
 from engine.commands.ceilings_text import ceilings_line
-from engine.commands.quantities import (
+from engine.quantities import (
     bytes_text,
     count_text,
     flops_text,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
-from engine.commands.quantities import bytes_text, count_text, ms_text, number_text
+from engine.quantities import bytes_text, count_text, ms_text, number_text
 from engine.commands.showing import table
 from engine.records import DeviceReport, RankReport, TraceModule, TraceReport
 

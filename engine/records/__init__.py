@@ -15,6 +15,7 @@ from engine.records.advice import (
     SourcePlace,
     Step,
 )
+from engine.records.budgets import Budget, BudgetCheck, BudgetOutcome, BudgetWord
 from engine.records.calibration import (
     BandwidthRate,
     Ceiling,
@@ -141,6 +142,10 @@ __all__ = [
     "AllocatorSnapshot",
     "Artifact",
     "BandwidthRate",
+    "Budget",
+    "BudgetCheck",
+    "BudgetOutcome",
+    "BudgetWord",
     "BuildForecast",
     "Ceiling",
     "Certificate",
@@ -247,4 +252,4 @@ __all__ = [
     "replace",
     "to_json",
     "to_plain",
-]  # fmt: skip
+]

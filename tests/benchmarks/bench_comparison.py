@@ -1,7 +1,8 @@
 """How often a comparison is wrong: real variants against themselves, and a true 10 % difference.
 
 WORKBENCH_BENCH_TRIALS sets the number of comparisons with itself (400); a quarter as many look for
-the true difference.
+the true difference. Each trial is kept in .bench/comparison.jsonl as it is judged, and one that is
+kept is not made again: an interrupted run goes on. Delete the file after a change of the measuring.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ _PROCESSES = Settings().processes
 # A quarter of what a comparison may take unless told otherwise; most are decided long before.
 _SETTINGS = Settings(rounds=30, budget_seconds=float(os.environ.get("BENCH_SECONDS", "30")))
 _LAYERS = 20
+_TRUE = "a true 10 %"
+_POOL_TRIALS = 25  # then other processes, which lie elsewhere in memory
 _KEPT = Path(".bench/comparison.jsonl")  # every trial, as it was judged
 
 
@@ -80,26 +83,19 @@ _DIFFERENT = (_LAYERS + _LAYERS // 10, _LAYERS)  # 22 equal layers against 20: 1
 
 
 def run() -> dict[str, Any]:
-    """The share of each verdict over many comparisons, on processes that are kept between them."""
+    """The share of each verdict over many comparisons, on processes that are kept for some."""
     trials = int(os.environ.get("WORKBENCH_BENCH_TRIALS", "400"))
-    begun, load_before = time.monotonic(), os.getloadavg()[0]
     same, found = Counter[str](), Counter[str]()
     widths: list[float] = []
-    for variant, arguments in _VARIANTS.items():
-        order = random.Random(0)
-        with _troupe([arguments] * (2 * _PROCESSES)) as (pool, run_ms):
-            for number in range(trials // len(_VARIANTS)):
-                drawn = order.sample(pool, 2 * _PROCESSES)
-                word, width = _trial(drawn[:_PROCESSES], drawn[_PROCESSES:], run_ms, number)
-                same[word] += 1
-                widths.append(width)
-                _tell(variant, number, word, width)
-    stacks = [{"layers": layers} for layers in _DIFFERENT for _ in range(_PROCESSES)]
-    with _troupe(stacks) as (pool, run_ms):
-        for number in range(trials // 4):
-            word, width = _trial(pool[:_PROCESSES], pool[_PROCESSES:], run_ms, number)
-            found[word] += 1
-            _tell("a true 10 %", number, word, width)
+    seconds = 0.0
+    for variant in _VARIANTS:
+        judged = _judged(variant, trials // len(_VARIANTS))
+        same += Counter(each["verdict"] for each in judged)
+        widths += [each["width"] for each in judged]
+        seconds += sum(each["seconds"] for each in judged)
+    judged = _judged(_TRUE, trials // 4)
+    found += Counter(each["verdict"] for each in judged)
+    seconds += sum(each["seconds"] for each in judged)
     wrong = (same["FASTER"] + same["SLOWER"]) / same.total()
     undecided, detected = same["INCONCLUSIVE"] / same.total(), found["FASTER"] / found.total()
     return {
@@ -112,17 +108,46 @@ def run() -> dict[str, Any]:
         ],
         "interval width, median": median(widths),
         "processes a variant": _PROCESSES,
-        "load average before and after": f"{load_before:.1f}, {os.getloadavg()[0]:.1f}",
-        "seconds": time.monotonic() - begun,
+        "seconds of measuring": seconds,
     }  # fmt: skip
 
 
-def _tell(variant: str, number: int, word: str, width: float) -> None:
+def _judged(variant: str, wanted: int) -> list[dict[str, Any]]:
+    """The trials that are kept, and further ones up to so many."""
+    found = _kept(variant)[:wanted]
+    while len(found) < wanted:
+        found += trials_of(variant, range(len(found), min(wanted, len(found) + _POOL_TRIALS)))
+    return found
+
+
+def trials_of(variant: str, numbers: range) -> list[dict[str, Any]]:
+    """Trials on processes that are started for them, each kept as it is judged."""
+    is_true = variant == _TRUE
+    wanted = [{"layers": layers} for layers in _DIFFERENT for _ in range(_PROCESSES)]
+    made = []
+    with _troupe(wanted if is_true else [_VARIANTS[variant]] * (2 * _PROCESSES)) as (pool, run_ms):
+        for number in numbers:
+            drawn = pool if is_true else random.Random(number).sample(pool, 2 * _PROCESSES)
+            begun = time.monotonic()
+            word, width = _trial(drawn[:_PROCESSES], drawn[_PROCESSES:], run_ms, number)
+            made.append(_keep(variant, number, word, width, time.monotonic() - begun))
+    return made
+
+
+def _keep(variant: str, number: int, word: str, width: float, seconds: float) -> dict[str, Any]:
     _KEPT.parent.mkdir(exist_ok=True)
     told = {"variant": variant, "trial": number, "verdict": word, "width": width,
-            "time": time.time()}  # fmt: skip
+            "seconds": seconds, "time": time.time()}  # fmt: skip
     with _KEPT.open("a", encoding="utf-8") as kept:
         kept.write(json.dumps(told) + "\n")
+    return told
+
+
+def _kept(variant: str) -> list[dict[str, Any]]:
+    if not _KEPT.exists():
+        return []
+    every = map(json.loads, _KEPT.read_text(encoding="utf-8").splitlines())
+    return [each for each in every if each["variant"] == variant]
 
 
 def _row(name: str, words: Counter[str]) -> dict[str, Any]:

@@ -1,5 +1,5 @@
 from engine.commands.progress import bar_text, span
-from engine.commands.quantities import bytes_text, flops_text, ms_text, ratio_text
+from engine.quantities import bytes_text, flops_text, ms_text, ratio_text
 from engine.commands.showing import table
 from engine.records import Interval, JobStatus
 
