@@ -37,6 +37,8 @@ from engine.profile.memory import fits as _fits
 from engine.profile.traces import comparing as _comparing
 from engine.records import (
     Artifact,
+    Budget,
+    BudgetCheck,
     CodeReport,
     Comparison,
     Frontier,
@@ -62,8 +64,17 @@ from engine.records import (
     TraceComparison,
     TraceReport,
     Tried,
+    VariantResult,
     WeightStatistics,
+    to_json,
 )
+from engine.report import budgets as _budgets
+from engine.report.budgets import BUDGETS as BUDGETS
+from engine.report.html import html_report
+from engine.report.markdown import markdown_report
+from engine.report.script import command as _command
+from engine.report.script import request_arguments as _request_arguments
+from engine.report.script import script
 from engine.requests import request as request
 from engine.requests import request_of as request_of
 from engine.running import result as result
@@ -78,6 +89,12 @@ FORMATS: dict[str, str] = {
     "aot_inductor": "A compiled package for this kind of machine, .pt2.",
     "onnx": "ONNX graph(s), run by ONNX Runtime.",
     "openvino": "OpenVINO IR (.xml and .bin), run by OpenVINO.",
+}
+REPORTS: dict[str, str] = {
+    "html": "One file that opens offline, charts inside.",
+    "markdown": "For a pull request.",
+    "json": "Every figure and sample.",
+    "python": "A script that measures the same again.",
 }
 
 
@@ -352,6 +369,75 @@ def verify(folder: str | Path, *, trust: bool = False, **how: Any) -> Artifact:
     """
     arguments = {"path": str(Path(folder).absolute()), "trust": trust}
     return run("verify", Artifact, arguments, **how)
+
+
+def report(
+    comparison: Comparison,
+    *,
+    format: str = "html",
+    profiled: Profile | None = None,
+    artifacts: Sequence[Artifact] = (),
+    check: BudgetCheck | None = None,
+) -> str:
+    """A comparison for others to read, in one of `REPORTS`; at once.
+
+    Args:
+        comparison: what it is about.
+        format: html, markdown, json or python.
+        profiled: for html, where the model's time goes before anything is changed.
+        artifacts: for html, exports of the same study.
+        check: for html and markdown, budgets that were held against it.
+
+    Raises:
+        InputError: an unknown format.
+    """
+    if format not in REPORTS:
+        raise InputError(
+            f"No report is called {format!r}.", hint=f"There are: {', '.join(REPORTS)}."
+        )
+    if format == "markdown":
+        return markdown_report(comparison, check)
+    if format == "json":
+        return to_json(comparison).decode()
+    if format == "python":
+        return script(comparison)
+    return html_report(comparison, profile=profiled, artifacts=artifacts, check=check)
+
+
+def read_budgets(path: str | Path) -> tuple[Budget, ...]:
+    """The budgets of a YAML file; see `engine.report.budgets` for the names.
+
+    Raises:
+        InputError: no such file, an unknown name or a bad limit.
+    """
+    return _budgets.read_budgets(Path(path))
+
+
+def hold(
+    comparison: Comparison, budgets: Sequence[Budget], *, recipe: Recipe | str | None = None
+) -> BudgetCheck:
+    """Each budget beside what a comparison measured of one variant; at once.
+
+    Raises:
+        InputError: the comparison has no variant of that recipe.
+    """
+    text = None if recipe is None else recipe_text(_recipe(recipe))
+    return _budgets.hold(comparison, tuple(budgets), recipe=text)
+
+
+def drafted_budgets(variant: VariantResult) -> str:
+    """A budget file, as YAML text, that a measured variant keeps with room for noise; at once."""
+    return _budgets.drafted(variant)
+
+
+def command(study: Study, verb: str, *flags: str) -> str:
+    """The command line that opens a study's model again for a verb; at once."""
+    return _command(study, verb, *flags)
+
+
+def request_arguments(study: Study) -> str:
+    """The arguments of `request` that open a study's model again, as Python text; at once."""
+    return _request_arguments(study)
 
 
 def models() -> tuple[SampleCard, ...]:

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from engine.quantities import bytes_text, ms_text, number_text
 from engine.optimize.technique import STAGES, Technique, techniques
 from engine.params import Param, declared_params
+from engine.quantities import bytes_text, ms_text, number_text
 
 FOLDER = "docs/techniques"
 MEASURED = "measured.json"

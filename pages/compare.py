@@ -3,7 +3,14 @@
 import streamlit as st
 
 from workbench import jobs, layout, session
-from workbench.views import compare, compare_charts, compare_form, comparison_table, waterfall
+from workbench.views import (
+    compare,
+    compare_charts,
+    compare_form,
+    comparison_table,
+    report,
+    waterfall,
+)
 
 with layout.study_header("Compare", "is it really faster, and what did it cost?"):
     compare_form.button()
@@ -20,7 +27,9 @@ if not found:
         lambda: layout.button("Optimize", "optimize", primary=True),
     )
     st.stop()
-comparison = compare.choose(found)
+with st.container(horizontal=True, vertical_alignment="bottom"):
+    comparison = compare.choose(found)
+    report.take_away(comparison)
 shown = compare.chosen_variants(comparison)
 compare.figures(comparison, shown)
 left, right = st.columns(2, gap="medium")

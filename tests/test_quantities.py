@@ -1,6 +1,6 @@
 from engine.commands.progress import bar_text, span
-from engine.quantities import bytes_text, flops_text, ms_text, ratio_text
 from engine.commands.showing import table
+from engine.quantities import bytes_text, flops_text, ms_text, ratio_text
 from engine.records import Interval, JobStatus
 
 

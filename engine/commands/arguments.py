@@ -73,6 +73,25 @@ def parser() -> Parser:
     compare = _study(_verb(verbs, "compare", "measure recipes against the model as it is"))
     _recipe(compare, repeatable=True)
     _settings(compare)
+    check = _study(_verb(verbs, "check", "hold a recipe to budgets, for continuous integration"))
+    _recipe(check, repeatable=False)
+    names = "; ".join(f"{name}: {text}" for name, text in api.BUDGETS.items())
+    check.add_argument(
+        "--budget", required=True, dest="budgets", metavar="FILE",
+        help=f"a YAML file, one limit a line. {names}",
+    )  # fmt: skip
+    check.add_argument("--junit", metavar="FILE", help="write the outcomes as JUnit XML")
+    check.add_argument(
+        "--strict", action="store_true", help="fail where the interval leaves a budget open, too"
+    )
+    _settings(check, budget="--seconds")
+    report = _common(_verb(verbs, "report", "a comparison as a file for others to read"))
+    report.add_argument(
+        "comparison", nargs="?", help="its id, from the app's address or --json; the newest"
+    )
+    kinds = "; ".join(f"{name}: {text}" for name, text in api.REPORTS.items())
+    report.add_argument("--format", default="html", choices=list(api.REPORTS), help=kinds)
+    report.add_argument("--out", metavar="FILE", help="where to write it; stdout without")
     export = _study(_verb(verbs, "export", "write an optimized model, and prove it"))
     _recipe(export, repeatable=False)
     formats = "; ".join(f"{name}: {text}" for name, text in api.FORMATS.items())
@@ -243,15 +262,16 @@ def _recipe(verb: Parser, *, repeatable: bool) -> None:
         )
 
 
-def _settings(verb: Parser) -> None:
+def _settings(verb: Parser, *, budget: str = "--budget") -> None:
     group = verb.add_argument_group("measuring")
     defaults = Settings()
     group.add_argument(
         "--rounds", type=_rounds, metavar="N", help=f"default {defaults.rounds}, at least 8"
     )
     group.add_argument(
-        "--budget", type=_seconds, metavar="SECONDS", help=f"default {defaults.budget_seconds:g}"
-    )
+        budget, dest="budget", type=_seconds, metavar="SECONDS",
+        help=f"for measuring; default {defaults.budget_seconds:g}",
+    )  # fmt: skip
     group.add_argument("--quality-limit", type=_count, metavar="N", help="most quality examples")
     group.add_argument(
         "--processes", type=_count, metavar="N",

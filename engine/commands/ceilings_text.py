@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 
-from engine.quantities import bytes_text, flops_text
 from engine.commands.tables import table
+from engine.quantities import bytes_text, flops_text
 from engine.records import MachineCalibration
 
 

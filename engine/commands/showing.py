@@ -8,6 +8,10 @@ from collections.abc import Sequence
 from engine.api import TechniqueInfo
 from engine.commands.arguments import written
 from engine.commands.ceilings_text import ceilings_line
+from engine.commands.tables import table as table
+from engine.doctor import Examination
+from engine.models.catalog import SampleCard
+from engine.optimize.recipe import recipe_text
 from engine.quantities import (
     bytes_text,
     count_text,
@@ -16,12 +20,9 @@ from engine.quantities import (
     number_text,
     ratio_text,
 )
-from engine.commands.tables import table as table
-from engine.doctor import Examination
-from engine.models.catalog import SampleCard
-from engine.optimize.recipe import recipe_text
 from engine.records import (
     Artifact,
+    BudgetCheck,
     Comparison,
     JobStatus,
     MemoryLedger,
@@ -204,6 +205,16 @@ def comparison_text(found: Comparison) -> str:
             lines.append(f"  {variant.name}: {variant.error.message} {variant.error.hint}".rstrip())
     lines.append(f"{found.method}, {found.rounds} rounds, noise {ratio_text(found.noise_floor)}")
     return "\n".join([*lines, *found.warnings])
+
+
+def check_text(found: BudgetCheck) -> str:
+    """A line for each budget, the broken ones first."""
+    order = ("BROKEN", "NOT MEASURED", "UNSURE", "KEPT")
+    rows = sorted(found.outcomes, key=lambda each: order.index(each.word))
+    width = max(len(each.word) for each in rows)
+    lines = [f"{each.word.ljust(width)}  {each.words}" for each in rows]
+    kept = sum(each.word == "KEPT" for each in rows)
+    return "\n".join([*lines, f"{kept} of {len(rows)} budgets of {found.recipe} are kept."])
 
 
 def building_lines(variant: VariantResult) -> list[str]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
-from engine.quantities import bytes_text, count_text, ms_text, number_text
 from engine.commands.showing import table
+from engine.quantities import bytes_text, count_text, ms_text, number_text
 from engine.records import DeviceReport, RankReport, TraceModule, TraceReport
 
 _SHOWN = 10

@@ -12,13 +12,16 @@ from engine.commands import showing
 from engine.commands.arguments import limits, recipes, settings, study_request
 from engine.commands.ceilings_text import calibration_text
 from engine.commands.code_text import code_text, top_findings_text
+from engine.commands.files import require_writable, write_text
 from engine.commands.predictions_text import predictions_text
 from engine.commands.progress import ProgressBar
 from engine.commands.trace_text import trace_text
 from engine.doctor import examine
-from engine.errors import StepRefused
+from engine.errors import InputError, StepRefused
 from engine.optimize.recipe import recipe_text
 from engine.records import Artifact, CodeReport, Comparison, Prediction, Profile, to_plain
+from engine.report.budgets import is_held
+from engine.report.junit import junit_xml
 from engine.store import Store
 
 
@@ -107,6 +110,49 @@ def _compare(given: argparse.Namespace, bar: ProgressBar) -> Answer:
     return _compared(api.compare(asked, wanted, settings=settings(given), **_how(given, bar)))
 
 
+def _check(given: argparse.Namespace, bar: ProgressBar) -> Answer:
+    (recipe,) = recipes(given)
+    budgets = api.read_budgets(given.budgets)  # a mistake in it is told before anything is measured
+    if given.junit:
+        require_writable(given.junit)
+    asked = study_request(given)
+    compared = api.compare(asked, [recipe], settings=settings(given), **_how(given, bar))
+    found = api.hold(compared, budgets)
+    if given.junit:
+        write_text(given.junit, junit_xml(found, strict=given.strict))
+    failed = not is_held(found, strict=given.strict)
+    return Answer(to_plain(found), lambda: showing.check_text(found), int(failed))
+
+
+def _report(given: argparse.Namespace, bar: ProgressBar) -> Answer:
+    store = Store()
+    found = _comparison(store, given.comparison)
+    study = found.study.id
+    text = api.report(
+        found, format=given.format, profiled=store.get("profile", study, Profile),
+        artifacts=store.list("artifact", Artifact, study=study),
+    )  # fmt: skip
+    if not given.out:
+        return Answer({"comparison": found.id, "report": text}, lambda: text)
+    path = write_text(given.out, text)
+    told = {"comparison": found.id, "format": given.format, "path": str(path)}
+    return Answer(told, lambda: f"{path} ({given.format} of {found.id})")
+
+
+def _comparison(store: Store, id: str | None) -> Comparison:
+    if id is not None:
+        named = store.get("comparison", id, Comparison)
+        if named is None:
+            raise InputError(
+                f"No comparison has the id {id!r}.", hint="Leave it out for the newest one."
+            )
+        return named
+    every = sorted(store.list("comparison", Comparison), key=lambda each: each.created)
+    if not every:
+        raise InputError("Nothing has been compared yet.", hint="See `workbench compare --help`.")
+    return every[-1]
+
+
 def _export(given: argparse.Namespace, bar: ProgressBar) -> Answer:
     (recipe,) = recipes(given)
     asked = study_request(given)
@@ -146,6 +192,8 @@ VERBS: dict[str, Callable[[argparse.Namespace, ProgressBar], Answer]] = {
     "predict": _predict,
     "optimize": _optimize,
     "compare": _compare,
+    "check": _check,
+    "report": _report,
     "export": _export,
     "verify": _verify,
     "trace": _trace,

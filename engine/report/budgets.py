@@ -102,7 +102,7 @@ def _plain(name: str, of: str = "") -> Callable[[VariantResult, VariantResult], 
 _KINDS: dict[str, _Kind] = {
     "latency_ms": _Kind("median latency", "at most", _latency, ms_text),
     "p95_ms": _Kind("p95 latency", "at most", _plain("p95", "latency_ms"), ms_text),
-    "speedup": _Kind("speed-up", "at least", _speedup),
+    "speedup": _Kind("speed-up", "at least", _speedup, lambda value: f"{value:.3g}x"),
     "throughput_per_s": _Kind("throughput", "at least", _plain("throughput_per_s")),
     "ttft_ms": _Kind("time to the first token", "at most", _plain("ttft_ms"), ms_text),
     "time_per_token_ms": _Kind("time per token", "at most", _plain("time_per_token_ms"), ms_text),
@@ -175,6 +175,26 @@ def hold(
         comparison.id, comparison.study.model.name, variant.recipe,
         tuple(_outcome(each, variant, base) for each in budgets), comparison.seconds, time.time(),
     )  # fmt: skip
+
+
+def drafted(variant: VariantResult) -> str:
+    """A budget file that a measured variant keeps, with room for noise, as YAML text.
+
+    The speed-up gives a tenth less than was measured, sizes and memory a tenth more.
+    """
+    lines = []
+    if variant.speedup:
+        lines.append(f"speedup: {0.9 * variant.speedup.low:.2f}")
+    for name, value in (("size", variant.size_bytes), ("peak_memory", variant.peak_tensor_bytes)):
+        lines += [f"{name}: {1.1 * value / 1e6:.3g} MB"] if value else []
+    if variant.quality and variant.quality.difference is not None:
+        lines.append("quality_loss_percent: 1")
+    elif variant.fidelity:
+        lines.append(f"relative_error: {max(1e-6, 2 * variant.fidelity.relative_error):.1g}")
+    if variant.steps:
+        worst = min(_REALNESS.index(each.realness.verdict) for each in variant.steps)
+        lines.append(f"realness: {_REALNESS[worst]}")
+    return "\n".join(lines) + "\n"
 
 
 def is_held(check: BudgetCheck, *, strict: bool = False) -> bool:

@@ -134,7 +134,8 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Cells are HTML already."""
     titles = "".join(f"<th>{escape(each)}</th>" for each in head)
     body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
-    return f"<div class=wide><table><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table></div>"
+    table = f"<table><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table>"
+    return f"<div class=wide>{table}</div>"
 
 
 def _latency(comparison: Comparison) -> str:
@@ -164,19 +165,20 @@ def _times(base: float, speedup: Interval) -> tuple[float, float]:
 
 def _quality(comparison: Comparison) -> str:
     shown = [
-        (index, each) for index, each in enumerate(comparison.variants)
+        (index, each, each.quality, each.latency_ms)
+        for index, each in enumerate(comparison.variants)
         if each.latency_ms is not None and each.quality is not None
-    ]  # fmt: skip
+    ]
     if len(shown) < 2:
         return ""
-    metric, higher = shown[0][1].quality.metric, shown[0][1].quality.higher_is_better  # type: ignore[union-attr]
-    points = [(each.latency_ms.median, each.quality.value) for _, each in shown]  # type: ignore[union-attr]
+    metric, higher = shown[0][2].metric, shown[0][2].higher_is_better
+    points = [(latency.median, quality.value) for _, _, quality, latency in shown]
     front = set(pareto_front(points, higher_is_better=higher))
-    largest = max((each.size_bytes or 0 for _, each in shown), default=0) or 1
+    largest = max((each.size_bytes or 0 for _, each, _, _ in shown), default=0) or 1
     dots = [
         Dot(each.name, *points[place], size=(each.size_bytes or 0) / largest, colour=index,
             is_hollow=place not in front)
-        for place, (index, each) in enumerate(shown)
+        for place, (index, each, _, _) in enumerate(shown)
     ]  # fmt: skip
     return scatter(
         dots, x="median latency (ms)", y=metric.replace("_", " "), higher_is_better=higher,

@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 
 from engine import cli, client
-from engine.records import Settings
+from engine.records import Settings, replace
 from engine.store import Store
 from tests.jobs.waiting import until
 from tests.profile.traces.gpu_trace import write_steps
+from tests.workbench import fixture_store
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -264,3 +265,79 @@ def test_a_reader_that_has_enough_is_no_error(tmp_path: Path) -> None:
     command = f"{sys.executable} -m engine.cli techniques | head -c 1"
     ended = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True)
     assert ended.stderr == b""
+
+
+@pytest.fixture
+def budget(tmp_path: Path) -> Callable[[str], str]:
+    """Writes a budget file and gives its path."""
+
+    def write(text: str) -> str:
+        path = tmp_path / "budget.yaml"
+        path.write_text(text)
+        return str(path)
+
+    return write
+
+
+def test_check_fails_with_a_line_for_each_broken_budget(
+    workbench: Cli, budget: Callable[[str], str], tmp_path: Path
+) -> None:
+    asked = ("check", "net", "--recipe", "inference_mode", "--budget")
+    status, out, _ = workbench(*asked, budget("speedup: 1000\nsize: 1 GB\n"))
+    assert status == 1
+    lines = out.splitlines()
+    assert lines[0].startswith("BROKEN  speedup: ")
+    assert lines[1].startswith("KEPT    size: ")
+    assert lines[2] == "1 of 2 budgets of inference_mode are kept."
+    junit = tmp_path / "out.xml"
+    status, _, _ = workbench(*asked, budget("size: 1 GB\n"), "--junit", str(junit))
+    assert status == 0
+    assert 'tests="1"' in junit.read_text()
+    found = document(workbench, *asked, budget("size: 1 GB\n"))
+    assert found["outcomes"][0]["word"] == "KEPT"
+
+
+def test_strict_fails_where_nothing_can_be_claimed(
+    workbench: Cli, budget: Callable[[str], str]
+) -> None:
+    recipe = ("check", "net", "--recipe", "inference_mode")
+    speedup = document(workbench, "compare", *recipe[1:])["variants"][1]["speedup"]
+    asked = (*recipe, "--budget", budget(f"speedup: {speedup['median']}\n"))
+    assert workbench(*asked)[0] == 0
+    assert workbench(*asked, "--strict")[0] == 1
+
+
+def test_check_refuses_bad_budgets_and_places_before_it_measures(
+    workbench: Cli, budget: Callable[[str], str], tmp_path: Path
+) -> None:
+    asked = ("check", "net", "--recipe", "inference_mode", "--budget")
+    before = len(client.statuses(Store()))
+    status, out, err = workbench(*asked, budget("speed: 2"))
+    assert (status, out) == (2, "")
+    assert "No budget is called 'speed'" in err
+    nowhere = str(tmp_path / "none" / "out.xml")
+    status, _, err = workbench(*asked, budget("speedup: 2"), "--junit", nowhere)
+    assert status == 2
+    assert "is no folder" in err
+    assert len(client.statuses(Store())) == before
+
+
+def test_report_writes_the_newest_comparison_or_the_one_that_is_named(
+    workbench: Cli, tmp_path: Path
+) -> None:
+    assert workbench("report")[0] == 2  # nothing has been compared yet
+    store = Store()
+    older = fixture_store.comparison()
+    newer = replace(older, id="newer", created=older.created + 60)
+    for each in (older, newer):
+        store.put("comparison", each.id, each, study=each.study.id)
+    path = tmp_path / "report.html"
+    status, out, _ = workbench("report", "--out", str(path))
+    assert (status, out) == (0, f"{path} (html of newer)\n")
+    assert path.read_text().startswith("<!doctype html>")
+    status, out, _ = workbench("report", older.id, "--format", "markdown")
+    assert status == 0
+    assert out.startswith("### tiny")
+    status, _, err = workbench("report", "nothing")
+    assert status == 2
+    assert "No comparison has the id 'nothing'" in err

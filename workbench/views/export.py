@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import streamlit as st
@@ -54,15 +55,17 @@ def form(study: Study) -> None:
         if reason:
             st.caption(f":material/block: {reason}")
     with st.expander("The same as a command and in Python", icon=":material/terminal:"):
-        place = study.reference.location
+        flags = ["--recipe", shlex.quote(recipe or "baseline"), "--format", str(format_), "--out",
+                 shlex.quote(folder or "")]  # fmt: skip
         st.code(
-            f"workbench export {place} --recipe '{recipe}' --format {format_} --out {folder}\n"
-            f"workbench verify {folder}", language="bash", wrap_lines=True,
+            f"{api.command(study, 'export', *flags)}\nworkbench verify {flags[-1]}",
+            language="bash", wrap_lines=True,
         )  # fmt: skip
         st.code(
             "from engine import api\n\n"
-            f'artifact = api.export(api.request("{place}"), "{recipe}", format="{format_}",\n'
-            f'                      out="{folder}")\nassert artifact.verdict == "PASSED"\n',
+            f"request = api.request({api.request_arguments(study)})\n"
+            f'artifact = api.export(request, "{recipe}", format="{format_}", out={folder!r})\n'
+            'assert artifact.verdict == "PASSED"\n',
             language="python", wrap_lines=True,
         )  # fmt: skip
 

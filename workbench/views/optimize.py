@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from engine import api
 from engine.api import TechniqueInfo
 from engine.errors import WorkbenchError
 from engine.optimize.recipe import ordered, recipe_text, recipe_yaml
-from engine.records import Profile, Range, Recipe, Settings, Step, Tried, WorkloadRequest
+from engine.records import Profile, Range, Recipe, Settings, Step, Tried
 from workbench import forms, jobs, layout, session
 from workbench.quantities import range_text
 from workbench.views import building, compare_form, tried, verdicts, waterfall
@@ -261,25 +262,13 @@ def _clear(study: str) -> None:
 
 
 def _command(profile: Profile, draft: Recipe) -> str:
-    return (
-        f"workbench optimize {profile.study.reference.location}{workload_flags(profile)}"
-        f" --recipe '{recipe_text(draft)}'"
-    )
+    return api.command(profile.study, "optimize", "--recipe", shlex.quote(recipe_text(draft)))
 
 
 def _script(profile: Profile, draft: Recipe) -> str:
-    place = profile.study.reference.location
     return (
         "from engine import api\n\n"
-        f'request = api.request("{place}")\n'
+        f"request = api.request({api.request_arguments(profile.study)})\n"
         f'comparison = api.optimize(request, "{recipe_text(draft)}")\n'
         "print(comparison.variants[1].verdict, comparison.variants[1].speedup)\n"
     )
-
-
-def workload_flags(profile: Profile) -> str:
-    """The workload of a study as flags of the command line."""
-    workload = profile.study.workload
-    flags = {name.replace("_", "-"): getattr(workload, name)
-             for name in WorkloadRequest.__dataclass_fields__ if name != "seed"}  # fmt: skip
-    return "".join(f" --{name} {value}" for name, value in flags.items() if value is not None)
