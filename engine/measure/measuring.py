@@ -120,7 +120,8 @@ def play_rounds(conductor: Conductor, plan: Plan, found: Measured) -> None:
         ]
         if not still_open:
             return
-        only = [plan.baseline, plan.control, *still_open]
+        # The noise floor is known by now: its turns would be the others' too.
+        only = [plan.baseline, *still_open]
         more = max(_MORE_ROUNDS, conductor.played // 4)
         conductor.play(more, only=only, on_round=tell, until=deadline)
 
