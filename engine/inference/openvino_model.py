@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from engine.errors import StepRefused
 from engine.inference.openvino_package import nncf, openvino, silently
+from engine.inference.ungrouping import repeat_key_heads_
 from engine.optimize.quantize.int8_linear import Int8Linear, to_float_
 
 _WEIGHTED = (
@@ -30,6 +31,7 @@ def converted(program: torch.export.ExportedProgram, names: Sequence[str]) -> An
     """
     package = openvino()
     try:
+        repeat_key_heads_(program)
         with silently():
             model = package.convert_model(program)
     except Exception as error:  # the frontend raises many kinds
