@@ -8,6 +8,7 @@ in the documentation.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import types
 import typing
 from collections.abc import Mapping
@@ -53,6 +54,7 @@ def param(
     return dataclasses.field(default=default, metadata={_KEY: declared})
 
 
+@functools.cache
 def declared_params(config: type) -> tuple[Param, ...]:
     """The tunables of a Config class, in the order in which they are declared."""
     hints = typing.get_type_hints(config)

@@ -41,23 +41,123 @@ def predict(
         RecipeError: the recipe cannot be read or has a conflict.
     """
     before = cost_table(profile)
-    if before is None:
-        return None
-    found = known or Known()
-    steps = ordered(recipe).steps
-    costs = _folded(before, profile, steps, machine, found)
-    speedup, rests_on, share = _speedup(before, costs, profile, steps, machine, found)
-    return Prediction(
-        speedup=speedup,
-        peak_memory_bytes=Range(costs.peak_low_bytes, costs.peak_high_bytes),
-        size_bytes=Range(costs.weight_bytes, costs.weight_bytes),
-        flops=int(sum(each.flops for each in costs.operators)),
-        quality_risk=costs.quality_risk,
-        basis="; ".join((*costs.basis, *_pilots_words(steps, found))),
-        rests_on=rests_on,
-        measured_share=share,
-        stored_bytes=_stored(costs),
-    )
+    return _Folder(before, profile, machine, known or Known()).predict(recipe) if before else None
+
+
+class _Folder:
+    """Cost tables after the recipes of one question, each step estimated once.
+
+    Args:
+        before: the baseline's table.
+        profile: where it came from.
+        machine: where it would run.
+        known: measured rates and pilots.
+    """
+
+    def __init__(self, before: CostTable, profile: Profile, machine: Machine, known: Known) -> None:
+        self.before, self.profile, self.machine, self.known = before, profile, machine, known
+        self._tables: dict[str, CostTable] = {}
+        self._shares: dict[str, float] = {}
+
+    def predict(self, recipe: Recipe) -> Prediction:
+        """See the function of that name."""
+        steps = ordered(recipe).steps
+        costs = self.folded(steps)
+        speedup, rests_on, share = self._speedup(costs, steps)
+        return Prediction(
+            speedup=speedup,
+            peak_memory_bytes=Range(costs.peak_low_bytes, costs.peak_high_bytes),
+            size_bytes=Range(costs.weight_bytes, costs.weight_bytes),
+            flops=int(sum(each.flops for each in costs.operators)),
+            quality_risk=costs.quality_risk,
+            basis="; ".join((*costs.basis, *_pilots_words(steps, self.known))),
+            rests_on=rests_on,
+            measured_share=share,
+            stored_bytes=_stored(costs),
+        )
+
+    def gain(self, recipe: Recipe, step: Step) -> Range | None:
+        """What one more step brings to a recipe; None where it changes no time.
+
+        Behind other steps both ends are told by the same end of the recipe's own time, whose error
+        both tables carry.
+        """
+        longer = ordered(Recipe((*recipe.steps, step)))
+        now, then = self.folded(ordered(recipe).steps).time_ms, self.folded(longer.steps).time_ms
+        if now == then:
+            return None
+        if not recipe.steps:
+            return self.predict(longer).speedup
+        ends = (now.low / max(then.low, 1e-9), now.high / max(then.high, 1e-9))
+        seen = self._seen_over_told(step)
+        return Range(seen * min(ends), seen * max(ends))
+
+    def folded(self, steps: tuple[Step, ...]) -> CostTable:
+        """The table after the steps, in build order."""
+        if not steps:
+            return self.before
+        text = recipe_text(Recipe(steps))
+        if text not in self._tables:
+            *earlier, step = steps
+            target = target_of(
+                self.profile, self.machine, tuple(earlier), step.technique, step.params,
+                rates=self.known.rates,
+            )  # fmt: skip
+            costs = self.folded(tuple(earlier))
+            self._tables[text] = technique(step.technique).estimate(costs, target)
+        return self._tables[text]
+
+    def _speedup(self, after: CostTable, steps: tuple[Step, ...]) -> tuple[Range, RestsOn, float]:
+        """The range, what it stands on, and the share of the time whose change was measured."""
+        before, known = self.before, self.known
+        now, then = before.time_ms, after.time_ms
+        assumed = Range(now.low / max(then.high, 1e-9), now.high / max(then.low, 1e-9))
+        if not steps:
+            return assumed, "measured", 1.0
+        exact = known.pilots.get(recipe_text(Recipe(steps)))
+        if exact is not None:
+            share = min(map(self._measured_share, steps))
+            centre, error = _believed(exact, before, after, share)
+            return _around(centre, max(_MEASURED, error)), "pilot", 1.0
+        correction = share = 1.0
+        for step in steps:
+            alone = self.folded((step,))
+            if alone.time_ms == now:
+                continue
+            correction *= self._seen_over_told(step)
+            if recipe_text(Recipe((step,))) not in known.pilots:
+                share = min(share, self._measured_share(step))
+        if share < _ENOUGH:
+            return assumed, "assumed", share
+        spread = 0.5 * math.log(assumed.high / max(assumed.low, 1e-9))
+        return _around(middle(assumed) * correction, max(_MEASURED, spread)), "measured", share
+
+    def _seen_over_told(self, step: Step) -> float:
+        """The step's speed-up where it was tried over the one that the tables tell; 1 elsewhere."""
+        tried = self.known.pilots.get(recipe_text(Recipe((step,))))
+        if tried is None:
+            return 1.0
+        alone = self.folded((step,))
+        seen, _ = _believed(tried, self.before, alone, self._measured_share(step))
+        return seen * middle(alone.time_ms) / middle(self.before.time_ms)
+
+    def _measured_share(self, step: Step) -> float:
+        """The part of the operators' time in rows that were timed under this step."""
+        rates = self.known.rates
+        if rates is None:
+            return 0.0
+        text = recipe_text(Recipe((step,)))
+        if text not in self._shares:
+            owner = technique(step.technique)
+            config = owner.configure(step.params)
+            total = sum(each.time_high_ms for each in self.before.operators)
+            timed = sum(
+                each.time_high_ms
+                for each in self.before.operators
+                if rates.ratio(owner, config, each) is not None
+            )
+            self._shares[text] = timed / total if total else 0.0
+        return self._shares[text]
 
 
 def _stored(costs: CostTable) -> Range | None:
@@ -65,54 +165,6 @@ def _stored(costs: CostTable) -> Range | None:
     if ratio is None:
         return None
     return Range(costs.weight_bytes / ratio.high, costs.weight_bytes / ratio.low)
-
-
-def _folded(
-    before: CostTable, profile: Profile, steps: tuple[Step, ...], machine: Machine, known: Known
-) -> CostTable:
-    costs = before
-    for index, step in enumerate(steps):
-        target = target_of(
-            profile, machine, steps[:index], step.technique, step.params, rates=known.rates
-        )
-        costs = technique(step.technique).estimate(costs, target)
-    return costs
-
-
-def _speedup(
-    before: CostTable,
-    after: CostTable,
-    profile: Profile,
-    steps: tuple[Step, ...],
-    machine: Machine,
-    known: Known,
-) -> tuple[Range, RestsOn, float]:
-    """The range, what it stands on, and the share of the time whose change was measured."""
-    now, then = before.time_ms, after.time_ms
-    assumed = Range(now.low / max(then.high, 1e-9), now.high / max(then.low, 1e-9))
-    if not steps:
-        return assumed, "measured", 1.0
-    exact = known.pilots.get(recipe_text(Recipe(steps)))
-    if exact is not None:
-        share = min(_measured_share(before, profile, each, machine, known) for each in steps)
-        centre, error = _believed(exact, before, after, share)
-        return _around(centre, max(_MEASURED, error)), "pilot", 1.0
-    correction = share = 1.0
-    for step in steps:
-        alone = _folded(before, profile, (step,), machine, known)
-        if alone.time_ms == now:
-            continue
-        part = _measured_share(before, profile, step, machine, known)
-        tried = known.pilots.get(recipe_text(Recipe((step,))))
-        if tried is not None:
-            seen, _ = _believed(tried, before, alone, part)
-            correction *= seen * middle(alone.time_ms) / middle(now)
-        else:
-            share = min(share, part)
-    if share < _ENOUGH:
-        return assumed, "assumed", share
-    spread = 0.5 * math.log(assumed.high / max(assumed.low, 1e-9))
-    return _around(middle(assumed) * correction, max(_MEASURED, spread)), "measured", share
 
 
 def _believed(
@@ -132,23 +184,6 @@ def _believed(
 def _around(centre: float, half: float) -> Range:
     half = min(half, _WIDEST)
     return Range(centre * math.exp(-half), centre * math.exp(half))
-
-
-def _measured_share(
-    before: CostTable, profile: Profile, step: Step, machine: Machine, known: Known
-) -> float:
-    """The part of the operators' time in rows that were timed under this step."""
-    if known.rates is None:
-        return 0.0
-    owner = technique(step.technique)
-    target = target_of(profile, machine, (), step.technique, step.params, rates=known.rates)
-    total = sum(each.time_high_ms for each in before.operators)
-    timed = sum(
-        each.time_high_ms
-        for each in before.operators
-        if known.rates.ratio(owner, target.config, each) is not None
-    )
-    return timed / total if total else 0.0
 
 
 def _pilots_words(steps: tuple[Step, ...], known: Known) -> tuple[str, ...]:
@@ -199,23 +234,21 @@ def gains(
     By name, with its defaults; what is in the recipe, cannot run beside it or changes no time is
     left out, and everything where the profile holds counts only.
     """
-    now = predict(profile, recipe, machine, known)
-    if now is None:
+    before = cost_table(profile)
+    if before is None:
         return {}
+    folder = _Folder(before, profile, machine, known or Known())
     found = {}
     chosen = {step.technique for step in recipe.steps}
     for name, reasons in reasons_against(profile, recipe, machine).items():
         if reasons or name in chosen:
             continue
         try:
-            then = predict(profile, Recipe((*recipe.steps, Step(name))), machine, known)
+            gain = folder.gain(recipe, Step(name))
         except RecipeError:
             continue
-        if then is None or then.speedup == now.speedup:
-            continue
-        # Both carry the error of the recipe's own steps, which leaves the ratio.
-        ends = (then.speedup.low / now.speedup.low, then.speedup.high / now.speedup.high)
-        found[name] = Range(min(ends), max(ends))
+        if gain is not None:
+            found[name] = gain
     return found
 
 

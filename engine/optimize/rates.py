@@ -44,9 +44,14 @@ def product_of(row: OperatorCost, *, threads: int | None, device: str) -> Produc
 
 def scheme_of(owner: Technique, config: Any) -> str:
     """The technique with those of its parameters that the pace of a product depends on."""
+    return _scheme(owner.name, owner.probed_by, config)
+
+
+@functools.lru_cache(maxsize=256)
+def _scheme(name: str, probed_by: tuple[str, ...] | None, config: Any) -> str:
     values = config_values(config)
-    chosen = values if owner.probed_by is None else {k: values[k] for k in owner.probed_by}
-    return ":".join([owner.name, *(f"{key}={chosen[key]}" for key in sorted(chosen))])
+    chosen = values if probed_by is None else {key: values[key] for key in probed_by}
+    return ":".join([name, *(f"{key}={chosen[key]}" for key in sorted(chosen))])
 
 
 class Rates:
@@ -63,6 +68,7 @@ class Rates:
     ) -> None:
         self.threads, self.device = threads, device
         self._known = {(each.product, each.scheme): each for each in measured}
+        self._products: dict[tuple[Any, ...], Product | None] = {}
 
     def ratio(self, owner: Technique, config: Any, row: OperatorCost) -> Range | None:
         """A technique's time over the present one for a row; None where it was not measured."""
@@ -72,7 +78,10 @@ class Rates:
 
     def product(self, row: OperatorCost) -> Product | None:
         """What stands for one call of the row."""
-        return product_of(row, threads=self.threads, device=self.device)
+        key = (row.name, row.shapes, row.dtype, row.calls, row.flops, bool(row.weight_bytes))
+        if key not in self._products:  # a prediction asks for each row many times
+            self._products[key] = product_of(row, threads=self.threads, device=self.device)
+        return self._products[key]
 
 
 def _linear(rows: int, inputs: int, outputs: int) -> dict[str, Any]:

@@ -199,9 +199,15 @@ def _reasons(profile: Profile, draft: Recipe) -> dict[str, tuple[str, ...]]:
 
 def _gains(profile: Profile, draft: Recipe) -> dict[str, Range]:
     try:
-        return api.gains(profile, draft, machine=profile.study.machine, store=session.store())
+        return _kept_gains(profile.study.id, recipe_text(draft), profile)
     except WorkbenchError:
         return {}  # the prediction's card tells what is wrong with the recipe
+
+
+# Half a second for a decoder of two thousand rows; a trial that ended meanwhile shows soon enough.
+@st.cache_data(ttl=30, max_entries=64, show_spinner=False)
+def _kept_gains(study: str, recipe: str, _profile: Profile) -> dict[str, Range]:
+    return api.gains(_profile, recipe, machine=_profile.study.machine, store=session.store())
 
 
 def _conflicts(each: TechniqueInfo, chosen: Mapping[str, Step]) -> tuple[str, ...]:
