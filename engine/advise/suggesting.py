@@ -86,7 +86,7 @@ def _together(
     harmless = [
         each for each in free
         if _risk(each) in _HARMLESS and _gain(each) >= 1.0
-        and not _is_storage(each) and not is_known_to_lose(each.tried)
+        and not _is_choice(each) and not is_known_to_lose(each.tried)
     ]  # fmt: skip
     recipe = Recipe()
     taken: list[Suggestion] = []
@@ -125,9 +125,11 @@ def _together(
     )
 
 
-def _is_storage(suggestion: Suggestion) -> bool:
-    """Whether it changes files only: that adds nothing to what runs, and binds the export."""
-    return all(technique(step.technique).stage == "storage" for step in suggestion.steps)
+def _is_choice(suggestion: Suggestion) -> bool:
+    """Whether it binds the export, or takes a compiler's time: that is the person's to choose."""
+    return all(
+        technique(step.technique).stage in ("storage", "runtime") for step in suggestion.steps
+    )
 
 
 def _with(recipe: Recipe, suggestion: Suggestion) -> Recipe | None:

@@ -197,7 +197,7 @@ def _waterfall(rows: Sequence[WaterfallStep]) -> str:
     drawn = []
     before = 0.0
     for index, each in enumerate(rows):
-        ratio = f" · {ratio_text(each.speedup)} {each.verdict}" if each.speedup and index else ""
+        ratio = f" · {each.speedup.median:.2f}x {each.verdict}" if each.speedup and index else ""
         drawn.append(
             Bar(
                 f"{index}. {each.label}" if index else each.label, each.latency_ms,

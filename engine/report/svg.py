@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-_WIDTH, _ROW, _LEFT, _RIGHT = 720, 34, 210, 130
+_WIDTH, _ROW, _LEFT, _RIGHT = 780, 34, 205, 215
+# A whisker that is longer than the longest bar so many times is cut there.
+_LONGEST_WHISKER = 1.6
 _COLOURS = 6
 
 
@@ -43,7 +45,9 @@ class Dot:
 
 def bars(rows: Sequence[Bar], *, unit: str, title: str) -> str:
     """Horizontal bars with their figures; `expected` is drawn as a band behind a bar."""
-    most = max((max(r.value, r.begin, r.high or 0.0, *(r.expected or ())) for r in rows), default=0)
+    longest = max((max(each.value, each.begin) for each in rows), default=0.0)
+    ends = [end for each in rows for end in (each.high or 0.0, *(each.expected or ()))]
+    most = max(longest, min(max(ends, default=0.0), _LONGEST_WHISKER * longest))
     scale = (_WIDTH - _LEFT - _RIGHT) / (most or 1.0)
     height = _ROW * len(rows) + 26
     drawn = [_open(height, title)]
@@ -53,7 +57,7 @@ def bars(rows: Sequence[Bar], *, unit: str, title: str) -> str:
         x = _LEFT + begin * scale
         drawn.append(_text(_LEFT - 10, y + 15, _short(row.label), "end", full=row.label))
         if row.expected:
-            low, high = row.expected
+            low, high = (min(end, most) for end in row.expected)
             drawn.append(
                 f'<rect class="band" x="{_LEFT + low * scale:.1f}" y="{y - 3}"'
                 f' width="{max(2.0, (high - low) * scale):.1f}" height="26"/>'
@@ -64,8 +68,11 @@ def bars(rows: Sequence[Bar], *, unit: str, title: str) -> str:
         )
         right = end
         if row.low is not None and row.high is not None:
-            right = max(end, row.high)
-            drawn.append(_whisker(_LEFT + row.low * scale, _LEFT + row.high * scale, y + 10))
+            low, high = min(row.low, most), min(row.high, most)
+            right = max(end, high)
+            drawn.append(
+                _whisker(_LEFT + low * scale, _LEFT + high * scale, y + 10, is_cut=high < row.high)
+            )
         drawn.append(_text(_LEFT + right * scale + 8, y + 15, row.text, "start", "value"))
     drawn.append(_text(_LEFT, height - 4, unit, "start", "axis"))
     return "".join([*drawn, "</svg>"])
@@ -141,18 +148,16 @@ def _text(
     )
 
 
-def _whisker(low: float, high: float, y: float) -> str:
-    return (
-        f'<path class="whisker" d="M{low:.1f} {y - 5}v10M{low:.1f} {y}H{high:.1f}'
-        f'M{high:.1f} {y - 5}v10"/>'
-    )
+def _whisker(low: float, high: float, y: float, *, is_cut: bool = False) -> str:
+    end = f"M{high - 6:.1f} {y - 5}l6 5l-6 5" if is_cut else f"M{high:.1f} {y - 5}v10"
+    return f'<path class="whisker" d="M{low:.1f} {y - 5}v10M{low:.1f} {y}H{high:.1f}{end}"/>'
 
 
 def _class(colour: int) -> str:
     return f"c{0 if colour <= 0 else 1 + (colour - 1) % (_COLOURS - 1)}"
 
 
-def _short(label: str, most: int = 28) -> str:
+def _short(label: str, most: int = 25) -> str:
     return label if len(label) <= most else f"{label[: most - 1]}…"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from engine.advise.prediction import gains, predict, reasons_against
 from engine.advise.suggesting import suggest
 from engine.optimize.recipe import read_recipe
+from engine.optimize.technique import technique
 from engine.records import Profile, Recipe, Suggestion, Workload, replace
 from tests.advise.profiles import machine, operator, profile
 
@@ -122,3 +123,28 @@ def test_what_cannot_run_beside_the_recipe_has_no_gain() -> None:
     assert "kv_cache" not in gains(
         profile(operator("aten::mm", 1.0), facts=facts), Recipe(), machine()
     )
+
+
+def test_a_risk_begins_with_one_of_four_words() -> None:
+    """A static look at every technique: the word colours its badge and decides what is safe."""
+    import ast
+    import inspect
+
+    from engine.optimize.technique import techniques
+
+    for name, owner in techniques().items():
+        tree = ast.parse(inspect.getsource(inspect.getmodule(owner)))  # type: ignore[arg-type]
+        for call in (n for n in ast.walk(tree) if isinstance(n, ast.Call)):
+            if getattr(call.func, "id", "") != "Suggestion":
+                continue
+            risk = next(k.value for k in call.keywords if k.arg == "risk")
+            if isinstance(risk, ast.Constant):
+                word = str(risk.value).partition(":")[0]
+                assert word in ("none", "low", "medium", "high"), (name, risk.value)
+
+
+def test_what_takes_a_compiler_is_not_taken_together_with_others() -> None:
+    found = suggest(newcomer(), machine())
+    stages = {technique(step.technique).stage for step in found[0].steps}
+    assert found[0].rule == "together"
+    assert not stages & {"runtime", "storage"}

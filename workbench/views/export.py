@@ -19,6 +19,7 @@ _TITLES = {
     "torch_export": "torch.export",
     "aot_inductor": "AOTInductor",
     "onnx": "ONNX",
+    "openvino": "OpenVINO",
 }
 
 

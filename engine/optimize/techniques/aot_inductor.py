@@ -82,7 +82,7 @@ class AotInductor(Technique):
             ),
             steps=(Step(self.name),),
             evidence=found,
-            risk="none for the answer; compiling takes seconds to minutes once",
+            risk="none: the answer stays; compiling takes seconds to minutes once",
             next_step="Add kv_cache and fuse_attention first: there is less to compile then.",
             theory=self.theory,
         )

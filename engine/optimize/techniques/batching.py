@@ -118,7 +118,7 @@ class Batching(Technique):
                 Evidence("padding in a batch", 100 * padding, "%"),
                 Evidence("parts that are cheapest", float(len(_parts(target))), "parts"),
             ),
-            risk="none for text; outputs at padding are zero",
+            risk="none: text stays; outputs at padding are zero",
             next_step="Add batching as the last step; no runtime can follow it.",
             theory=self.theory,
         )

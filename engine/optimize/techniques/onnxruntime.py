@@ -230,7 +230,7 @@ def engine_suggestion(
         ),
         steps=(step,),
         evidence=found,
-        risk="none for the answer in float32; writing the graph takes seconds to a minute",
+        risk="none: float32 as before; writing the graph takes seconds to a minute",
         next_step=f"Compare {owner.name} with aot_inductor: both run the graph without Python.",
         theory=owner.theory,
     )

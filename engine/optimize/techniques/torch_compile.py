@@ -116,7 +116,7 @@ class TorchCompile(Technique):
             summary="Much of the time goes to launching operators, not to their arithmetic.",
             steps=(Step(self.name),),
             evidence=found,
-            risk="none for the answer; compiling takes seconds to minutes when it is built",
+            risk="none: the answer stays; compiling takes seconds to minutes when it is built",
             next_step="Add kv_cache and fuse_attention first: there is less to compile then.",
             theory=self.theory,
         )
