@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from typing import Any
 
 import torch
@@ -38,7 +39,38 @@ def quality_for(loaded: Loaded, spec: QualitySpec, workload: Workload) -> Qualit
         raise DataError(f"{loaded.name} brings quality data without evaluation examples.")
     if spec.limit is not None:
         data.evaluation = data.evaluation[: spec.limit]
+    kept = apart(data.calibration, data.evaluation)
+    if left := len(data.calibration) - len(kept):
+        data.notes += (
+            f"{left} of {len(data.calibration)} calibration examples share content with the"
+            " evaluation and were left out.",
+        )
+    data.calibration = kept
     return data
+
+
+def apart(calibration: list[Example], evaluation: list[Example]) -> list[Example]:
+    """The calibration examples none of whose rows is among the evaluation's, by content."""
+    seen = {each for example in evaluation for each in _row_hashes(example.inputs)}
+    return [each for each in calibration if seen.isdisjoint(_row_hashes(each.inputs))]
+
+
+def _row_hashes(inputs: Inputs) -> list[str]:
+    """A hash for each row of a batch, over all tensors of the inputs."""
+    values = inputs.values() if isinstance(inputs, dict) else inputs
+    tensors = [each.detach().cpu() for each in values if isinstance(each, Tensor) and each.dim()]
+    if not tensors or len({len(each) for each in tensors}) > 1:
+        tensors = [each.unsqueeze(0) for each in tensors]
+    rows = len(tensors[0]) if tensors else 0
+    return [_hash([each[row] for each in tensors]) for row in range(rows)]
+
+
+def _hash(tensors: list[Tensor]) -> str:
+    digest = hashlib.sha256()
+    for each in tensors:
+        digest.update(repr((each.dtype, tuple(each.shape))).encode())
+        digest.update(each.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def fidelity(loaded: Loaded, workload: Workload, *, prompts: list[Tensor]) -> QualityData:

@@ -15,8 +15,13 @@ from engine.errors import DataError
 from engine.models.opening import open_model
 from engine.models.tokenizing import byte_counts
 from engine.records import ModelReference, QualitySpec
-from tests.models.test_quality_data import classifier, language_model, quality, write
-from tests.tiny_models import huggingface_folder
+from tests.models.test_quality_data import (
+    classifier,
+    language_model,
+    quality,
+    tokenizer_file,
+    write,
+)
 
 REGRESSION = """
 import torch
@@ -26,6 +31,23 @@ def build():
     return nn.Linear(3, 1)
 def example_inputs(*, batch=1):
     return (torch.zeros(batch, 3),)
+"""
+EMBEDDER = """
+from pathlib import Path
+import torch
+from torch import nn
+TOKENIZER = Path(__file__).parent / "tokenizer.json"
+class Embedder(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(64, 4)
+    def forward(self, input_ids, attention_mask):
+        return self.embedding(input_ids)
+def build():
+    return Embedder()
+def example_inputs(*, batch=1, sequence_length=4):
+    ids = torch.zeros(batch, sequence_length, dtype=torch.long)
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 """
 PICTURES = """
 import torch
@@ -62,14 +84,11 @@ def test_equal_labels_of_a_regression_are_refused(tmp_path: Path) -> None:
 
 
 def test_pairs_with_a_score_are_two_padded_rows(tmp_path: Path) -> None:
-    folder = huggingface_folder(tmp_path / "bert", "BertModel")
-    classifier(tmp_path / "other")
-    (folder / "tokenizer.json").write_text(
-        (tmp_path / "other" / "bert" / "tokenizer.json").read_text()
-    )
+    tokenizer_file(tmp_path / "tokenizer.json")
+    model = write(tmp_path / "model.py", EMBEDDER)
     rows = [{"sentence1": "a" * (n + 1), "sentence2": "b c d e", "score": n / 2} for n in range(8)]
 
-    data = quality(folder, rows_file(tmp_path / "a.jsonl", rows))
+    data = quality(f"{model}:build", rows_file(tmp_path / "a.jsonl", rows))
 
     assert data.metric == "rank_correlation"
     for each in data.evaluation:
@@ -167,3 +186,22 @@ def test_bytes_add_up_to_the_whole_text() -> None:
     # Tokens "né" and "à": the space before each counts for it, the last one for the last.
     assert byte_counts(text, [(1, 3), (4, 5)]) == [4, 4]
     assert sum(byte_counts(text, [(1, 3), (4, 5)])) == len(text.encode())
+
+
+def test_own_calibration_that_is_also_evaluated_on_is_left_out(tmp_path: Path) -> None:
+    own = """
+def quality_data():
+    rows = [torch.full((1, 3), float(n)) for n in range(4)]
+    return {"metric": "mine", "calibration": [((rows[0],), None), ((rows[3],), None)],
+            "evaluation": [((torch.cat(rows[1:]),), None), ((torch.zeros(1, 3) - 1,), None)]}
+def evaluate(predict, examples):
+    return [1.0 for each in examples]
+"""
+    model = write(tmp_path / "model.py", REGRESSION + own)
+
+    opened = open_model(ModelReference(f"{model}:build"), is_trusted=lambda code: True)
+
+    assert [each.inputs[0][0, 0].item() for each in opened.quality.calibration] == [0.0]
+    assert opened.summary.notes == (
+        "1 of 2 calibration examples share content with the evaluation and were left out.",
+    )
