@@ -217,11 +217,10 @@ def _quality(functions: Mapping[str, Any], options: Mapping[str, Any]) -> Qualit
 
 
 def _classes(functions: Mapping[str, Any]) -> dict[str, Any]:
+    """The names of the classes; CLASSES of another kind (a count) belongs to the author alone."""
     names = functions.get("CLASSES")
-    if names is None:
+    if not isinstance(names, list | tuple) or not all(isinstance(each, str) for each in names):
         return {}
-    if isinstance(names, str) or not all(isinstance(each, str) for each in names):
-        raise ModelError("CLASSES must be names, one for each class id in their order.")
     return {"classes": tuple(names)}
 
 
