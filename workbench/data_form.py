@@ -55,7 +55,7 @@ def tokenizer_of(location: str) -> Path | None:
 
 
 def _path() -> Path | None:
-    left, right = st.columns([3, 2], vertical_alignment="bottom")
+    left, right = st.columns([3, 2])
     typed = left.text_input(
         "File or folder", key="quality_path", placeholder=_NOTHING,
         help="Text (perplexity), a table with labels (accuracy, R2 ...), arrays, a dataset saved on"
@@ -112,7 +112,13 @@ def _rows(found: DataPreview) -> None:
     frame = pd.DataFrame(found.rows, columns=[each.name for each in found.columns])
     if len(found.tokens) == len(frame):
         frame["tokens"] = found.tokens
-    st.dataframe(frame, hide_index=True, height="content")
+    # Long texts are cut, so that the columns beside them can be seen.
+    narrow = {
+        each.name: st.column_config.Column(width="medium")
+        for each in found.columns
+        if each.kind == "text" and len(found.columns) > 1
+    }
+    st.dataframe(frame, hide_index=True, height="content", column_config=narrow)
     kind = _KIND_WORDS.get(found.kind, found.kind)
     told = [f"The first {len(found.rows)} rows" if found.kind != "arrays" else "Its arrays", kind]
     if found.tokens:

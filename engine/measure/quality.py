@@ -211,7 +211,7 @@ def embeddings(inputs: Inputs, outputs: Tensor) -> Tensor:
     mask = inputs.get("attention_mask") if isinstance(inputs, dict) else None
     if mask is None or mask.shape != outputs.shape[:2]:
         return outputs.mean(1)
-    kept = mask.to(outputs).cpu().unsqueeze(-1)
+    kept: Tensor = mask.to(outputs).cpu().unsqueeze(-1)
     return (outputs * kept).sum(1) / kept.sum(1).clamp_min(1)
 
 

@@ -207,7 +207,7 @@ def _number_rows(
     if label is None or not inputs:
         raise DataError(
             f"{name} has the columns {', '.join(columns)}: no text and no labels are among them.",
-            hint="Say which column is what (--data-column text=...), or name one text or label.",
+            hint="Say which column is the text and which the label, or name them text and label.",
         )
     counts = {"a number is missing, NaN or infinite": 0, f"they have no {label!r}": 0}
     found = []
@@ -233,7 +233,7 @@ def _number(value: Any, column: str, number: int, name: str) -> float:
     except (TypeError, ValueError) as error:
         raise DataError(
             f"{name}: row {number} has no number in the column {column!r}, and no column is text.",
-            hint="Say which column is the text: --data-column text=NAME.",
+            hint="Say which column is the text.",
         ) from error
 
 
