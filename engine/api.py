@@ -41,6 +41,7 @@ from engine.records import (
     BudgetCheck,
     CodeReport,
     Comparison,
+    DataPreview,
     Frontier,
     FrontierCurve,
     JobStatus,
@@ -443,6 +444,20 @@ def request_arguments(study: Study) -> str:
 def models() -> tuple[SampleCard, ...]:
     """The samples that come with this installation."""
     return sample_cards()
+
+
+def preview_data(
+    path: str | Path,
+    columns: dict[str, str] | None = None,
+    metric: str | None = None,
+    *,
+    tokenizer: str | Path | None = None,
+) -> DataPreview:
+    """The first rows of a file of quality data and what could be measured on it; at once."""
+    from engine.models.previewing import preview
+
+    coder = Path(tokenizer) if tokenizer else None
+    return preview(Path(path), dict(columns or {}), metric, tokenizer=coder)
 
 
 def techniques() -> tuple[TechniqueInfo, ...]:

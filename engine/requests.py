@@ -25,6 +25,7 @@ def request(
     weights: str | Path | None = None,
     data: str | Path | None = None,
     metric: str | None = None,
+    data_columns: dict[str, str] | None = None,
     trust: bool = False,
     **workload: Any,
 ) -> StudyRequest:
@@ -38,6 +39,7 @@ def request(
         weights: a .safetensors or .pt file to load into what `build` returns.
         data: a file of quality data; the model's own where it has any, else fidelity.
         metric: the metric of that file, where it could mean several.
+        data_columns: which column of that file is what, by role: text, second, label, group, input.
         trust: the person trusts the code of this model; remembered by content hash.
         **workload: fields of `WorkloadRequest`.
 
@@ -58,7 +60,7 @@ def request(
     return StudyRequest(
         ModelReference(str(model), dict(options or {}), str(weights) if weights else None),
         WorkloadRequest(**workload),
-        QualitySpec(str(data) if data else None, metric),
+        QualitySpec(str(data) if data else None, metric, columns=dict(data_columns or {})),
         trust,
     )
 

@@ -14,7 +14,8 @@ import engine
 ROOT = Path(engine.__file__).resolve().parents[1]
 TORCH_FREE = (
     "engine.api", "engine.cli", "engine.client", "engine.commands.verbs", "engine.docs",
-    "engine.doctor", "engine.errors", "engine.measure.statistics", "engine.optimize.recipe",
+    "engine.doctor", "engine.errors", "engine.measure.statistics", "engine.models.previewing",
+    "engine.optimize.recipe",
     "engine.optimize.costs", "engine.optimize.technique", "engine.params",
     "engine.profile.machine", "engine.records", "engine.requests", "engine.running",
     "engine.store", "engine.worker", "engine.jobs.supervising", "engine.jobs.spare",
@@ -23,7 +24,8 @@ HEAVY = {"torch", "transformers", "onnx", "onnxruntime", "openvino", "nncf", "te
 # What the screens may import of the engine.
 FOR_SCREENS = {
     "api", "client", "commands", "doctor", "errors", "jobs", "measure.pareto", "models.catalog",
-    "optimize.recipe", "optimize.technique", "params", "profile.machine", "records", "store",
+    "models.data_rows", "models.metrics", "optimize.recipe", "optimize.technique", "params",
+    "profile.machine", "records", "store",
 }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Controls for the workload and the quality data; empty ones leave the model's default."""
+"""Controls for the workload; empty ones leave the model's default."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ from typing import Any, get_args
 
 import streamlit as st
 
-from engine.records import Machine, QualitySpec, WorkloadKind, WorkloadRequest
+from engine.records import Machine, WorkloadKind, WorkloadRequest
 
-_METRICS = ("perplexity", "accuracy", "macro_f1")
 _SIZES: tuple[tuple[str, str, str], ...] = (
     ("batch", "Batch", "Examples in one run."),
     ("prompt_tokens", "Prompt tokens", "For generate: tokens given."),
@@ -47,18 +46,3 @@ def workload(machine: Machine) -> WorkloadRequest:
             placeholder="default", key=f"workload_{name}", help=hint,
         )  # fmt: skip
     return WorkloadRequest(kind=kind, device=device, **sizes)
-
-
-def quality() -> QualitySpec:
-    """The controls of quality data."""
-    left, right = st.columns([3, 1])
-    path = left.text_input(
-        "File", key="quality_path", placeholder="the model's own, else fidelity to the baseline",
-        help="A text file (perplexity), CSV or JSONL with labels (accuracy, macro F1), or .npz."
-        " Calibration and evaluation never share content.",
-    )  # fmt: skip
-    metric = right.selectbox(
-        "Metric", _METRICS, index=None, placeholder="by the file", key="quality_metric",
-        help="Only where the file could mean several.",
-    )  # fmt: skip
-    return QualitySpec((path or "").strip() or None, metric)

@@ -13,6 +13,7 @@ import yaml
 from engine import __version__, api
 from engine.errors import InputError
 from engine.jobs.limits import Limits
+from engine.models.data_rows import ROLES
 from engine.optimize.recipe import read_recipe, recipe_text
 from engine.optimize.technique import technique
 from engine.params import Param
@@ -27,6 +28,11 @@ _WORKLOAD = {
     "threads": "threads inside an operator",
     "padding_percent": "share of a batch's tokens that is padding behind shorter rows",
 }
+
+_DATA = (
+    "quality data: text, CSV, JSONL, Parquet, .npz, .safetensors, a dataset saved on disk or a"
+    " folder of images"
+)
 
 
 class Parser(argparse.ArgumentParser):
@@ -116,7 +122,7 @@ def study_request(given: argparse.Namespace) -> StudyRequest:
     """The request that the flags of a verb on a model ask for.
 
     Raises:
-        InputError: an --option that is not name=value.
+        InputError: an --option that is not name=value, a --data-column that is not role=column.
     """
     workload = {name: getattr(given, name) for name in (*_WORKLOAD, "kind", "device", "seed")}
     return api.request(
@@ -125,6 +131,7 @@ def study_request(given: argparse.Namespace) -> StudyRequest:
         weights=given.weights,
         data=given.data,
         metric=given.metric,
+        data_columns=dict(_column(each) for each in given.data_column),
         trust=given.trust,
         **workload,
     )
@@ -225,8 +232,12 @@ def _study(verb: Parser) -> Parser:
     )
     verb.add_argument("--weights", metavar="FILE", help="weights to load (.safetensors, .pt)")
     verb.add_argument("--trust", action="store_true", help="run the model's code: I trust it")
-    verb.add_argument("--data", metavar="FILE", help="quality data (text, CSV, JSONL, .npz)")
+    verb.add_argument("--data", metavar="FILE", help=_DATA)
     verb.add_argument("--metric", help="what to measure on that data")
+    verb.add_argument(
+        "--data-column", action="append", default=[], metavar="ROLE=COLUMN",
+        help=f"which column is what, like text=body; roles: {', '.join(ROLES)}",
+    )  # fmt: skip
     group = verb.add_argument_group("workload (default: the model's own)")
     group.add_argument("--kind", choices=("forward", "generate", "train_step"), help="what is run")
     for name, help_ in _WORKLOAD.items():
@@ -305,6 +316,16 @@ def _option(text: str) -> tuple[str, Any]:
     except yaml.YAMLError:
         typed = value
     return name, typed if isinstance(typed, bool | int | float | str) else value
+
+
+def _column(text: str) -> tuple[str, str]:
+    role, equals, column = text.partition("=")
+    if not equals or role not in ROLES or not column:
+        raise InputError(
+            f"A data column is written role=column, got {text!r}.",
+            hint=f"Roles are {', '.join(ROLES)}: for example --data-column text=body.",
+        )
+    return role, column
 
 
 def _count(text: str) -> int:

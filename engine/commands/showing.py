@@ -200,6 +200,9 @@ def comparison_text(found: Comparison) -> str:
                 f"  {variant.name}: {held.metric} {held.difference:+.3g} against the whole model"
                 " trained as long"
             )
+        if variant.quality is not None and variant.quality.also:
+            also = (f"{each.metric} {number_text(each.value)}" for each in variant.quality.also)
+            lines.append(f"  {variant.name}: also {', '.join(also)}")
         lines += building_lines(variant)
         if variant.error:
             lines.append(f"  {variant.name}: {variant.error.message} {variant.error.hint}".rstrip())

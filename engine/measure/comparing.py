@@ -94,7 +94,7 @@ def compare(
         id=content_id(study.id, [to_plain(each) for each in wanted], begun),
         study=study, variants=results, noise_floor=composer.noise_floor, rounds=measured.rounds,
         method=measured.method, created=begun, seconds=time.time() - begun, waterfall=waterfall,
-        warnings=(*noticed, *measured.warnings, *composer.warnings()),
+        warnings=(*noticed, *study.model.notes, *measured.warnings, *composer.warnings()),
     )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from engine.errors import DataError, NumericalFailure
 from engine.measure.scores import IGNORED, compare_fidelity, compare_quality
+from engine.models.metrics import family_of
 from engine.models.quality import Example, QualityData
 from engine.program import Inputs, Program, logits_of
 from engine.records import Workload
@@ -32,6 +34,10 @@ class Evaluation:
     weights: list[float] = field(default_factory=list)
     predicted: list[np.ndarray] = field(default_factory=list)
     labels: list[np.ndarray] = field(default_factory=list)
+    text_bytes: list[float] = field(default_factory=list)
+    right_tokens: list[float] = field(default_factory=list)
+    targets: list[float] = field(default_factory=list)
+    class_names: tuple[str, ...] = ()
 
 
 def evaluate(
@@ -57,8 +63,8 @@ def evaluate(
         NumericalFailure: NaN or Inf, or the same outputs for all examples.
         DataError: labels that do not fit the outputs.
     """
-    found = Evaluation(quality.metric, quality.higher_is_better)
-    score = _SCORERS.get(quality.metric, _score_nothing)
+    found = Evaluation(quality.metric, quality.higher_is_better, class_names=quality.class_names)
+    score = _SCORERS.get(str(family_of(quality.metric)), _score_nothing)
     ask = predict or (lambda inputs: logits_of(scoring_program(program).forward(inputs)))
     outputs_differ = len(quality.evaluation) < 2
     first: Tensor | None = None
@@ -80,6 +86,7 @@ def evaluate(
         runner = scoring_program(program)
         found.values = [float(v) for v in quality.evaluate(runner.forward, quality.evaluation)]
         found.weights = [1.0] * len(found.values)
+    _require_numbers(found)
     return found
 
 
@@ -99,6 +106,16 @@ def _require_finite(logits: Tensor, index: int) -> None:
         )
 
 
+def _require_numbers(found: Evaluation) -> None:
+    wrong = [index for index, value in enumerate(found.values) if not math.isfinite(value)]
+    if wrong:
+        raise NumericalFailure(
+            f"{found.metric} is NaN or infinite for {len(wrong)} of {len(found.values)} examples,"
+            f" the first is example {wrong[0]}.",
+            hint="Look at that example and at evaluate(), which must give a number for each.",
+        )
+
+
 def _is_answer(
     metric: str, example: Example, logits: Tensor, has_classes: bool | None, program: Program
 ) -> bool:
@@ -106,7 +123,10 @@ def _is_answer(
         return has_classes
     if logits.ndim < 2 or logits.shape[-1] < 2:
         return False
-    return metric in _SCORERS or program.decoder is not None or logits.ndim == 2
+    family = family_of(metric)
+    if family in ("numbers", "pairs", "vectors"):
+        return False
+    return family is not None or program.decoder is not None or logits.ndim == 2
 
 
 def _keep_answers(found: Evaluation, example: Example, logits: Tensor) -> None:
@@ -121,13 +141,17 @@ def _keep_answers(found: Evaluation, example: Example, logits: Tensor) -> None:
     found.labels.append(kept[mask].numpy().astype(np.int64))
 
 
-def _score_perplexity(found: Evaluation, example: Example, logits: Tensor) -> None:
+def _score_tokens(found: Evaluation, example: Example, logits: Tensor) -> None:
     labels = _labels(example, logits, dimensions=logits.ndim - 1)
     losses = torch.nn.functional.cross_entropy(
         logits.flatten(0, -2), labels.flatten(), ignore_index=IGNORED, reduction="none"
     ).view(labels.shape)
+    kept = labels != IGNORED
+    right = (logits.argmax(-1) == labels) & kept
     found.values += losses.double().sum(-1).tolist()  # one for each window of the batch
-    found.weights += (labels != IGNORED).sum(-1).double().tolist()
+    found.weights += kept.sum(-1).double().tolist()
+    found.right_tokens += right.sum(-1).double().tolist()
+    found.text_bytes += [float(each) for each in example.text_bytes]
 
 
 def _score_answers(found: Evaluation, example: Example, logits: Tensor) -> None:
@@ -136,6 +160,59 @@ def _score_answers(found: Evaluation, example: Example, logits: Tensor) -> None:
     right = (logits.argmax(-1) == labels)[kept]
     found.values += right.double().tolist()
     found.weights += [1.0] * int(kept.sum())
+
+
+def _score_numbers(found: Evaluation, example: Example, logits: Tensor) -> None:
+    targets = _targets(example)
+    predicted = logits.reshape(-1)
+    if predicted.numel() != targets.numel():
+        raise DataError(
+            f"The outputs have the shape {tuple(logits.shape)} and there are"
+            f" {targets.numel()} labels.",
+            hint="A regression gives one number for each row of its inputs.",
+        )
+    found.values += predicted.double().tolist()
+    found.targets += targets.flatten().tolist()
+    found.weights += [1.0] * targets.numel()
+
+
+def _score_pair(found: Evaluation, example: Example, logits: Tensor) -> None:
+    rows = embeddings(example.inputs, logits)
+    targets = _targets(example)
+    if len(rows) != 2 or targets.numel() != 1:
+        raise DataError(
+            f"A pair gives two embeddings and has one label, got {len(rows)} and"
+            f" {targets.numel()}.",
+            hint="rank_correlation needs a model that gives a row for each text.",
+        )
+    found.values.append(float(torch.cosine_similarity(rows[:1].double(), rows[1:].double())))
+    found.targets += targets.flatten().tolist()
+    found.weights.append(1.0)
+
+
+def _score_vectors(found: Evaluation, example: Example, logits: Tensor) -> None:
+    rows, targets = embeddings(example.inputs, logits), _targets(example)
+    if rows.shape != targets.shape:
+        raise DataError(
+            f"Labels have the shape {tuple(targets.shape)} and the outputs {tuple(rows.shape)}.",
+            hint="cosine needs a vector as long as the output for each example.",
+        )
+    found.values += torch.cosine_similarity(rows.double(), targets).tolist()
+    found.weights += [1.0] * len(rows)
+
+
+def embeddings(inputs: Inputs, outputs: Tensor) -> Tensor:
+    """One vector a row, [batch, width]: outputs as they are, or their mean over the tokens.
+
+    Padding, as the inputs' attention mask tells it, is left out of the mean.
+    """
+    if outputs.ndim != 3:
+        return outputs.flatten(1) if outputs.ndim > 1 else outputs.unsqueeze(0)
+    mask = inputs.get("attention_mask") if isinstance(inputs, dict) else None
+    if mask is None or mask.shape != outputs.shape[:2]:
+        return outputs.mean(1)
+    kept: Tensor = mask.to(outputs).cpu().unsqueeze(-1)
+    return (outputs * kept).sum(1) / kept.sum(1).clamp_min(1)
 
 
 def _score_nothing(found: Evaluation, example: Example, logits: Tensor) -> None:
@@ -154,8 +231,16 @@ def _labels(example: Example, logits: Tensor, *, dimensions: int) -> Tensor:
     return labels.cpu().long()
 
 
+def _targets(example: Example) -> Tensor:
+    if example.labels is None:
+        raise DataError("An evaluation example has no labels, and the metric needs them.")
+    return example.labels.cpu().double()
+
+
 _SCORERS: dict[str, Callable[[Evaluation, Example, Tensor], None]] = {
-    "perplexity": _score_perplexity,
-    "accuracy": _score_answers,
-    "macro_f1": _score_answers,
+    "tokens": _score_tokens,
+    "classes": _score_answers,
+    "numbers": _score_numbers,
+    "pairs": _score_pair,
+    "vectors": _score_vectors,
 }

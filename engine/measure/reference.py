@@ -12,6 +12,7 @@ from torch import Tensor
 # A vocabulary of 50,000 is 0.2 MB a row: more rows than these would fill a disk and say little
 # more.
 _LIMIT_BYTES = 256 << 20
+_TOP = 5
 
 
 @dataclass
@@ -29,6 +30,7 @@ class Reference:
     squared_baseline: list[float] = field(default_factory=list)
     divergence: list[float] = field(default_factory=list)
     compared: list[int] = field(default_factory=list)
+    top5_shared: list[float] = field(default_factory=list)
 
     def take(self, index: int, logits: Tensor) -> None:
         """Keeps the outputs of a call, or holds them against the baseline's."""
@@ -55,6 +57,15 @@ class Reference:
         kl = (theirs.exp() * (theirs - ours)).sum(-1).clamp_min(0)
         self.divergence.append(float(kl.double().sum()))
         self.compared.append(len(kl))
+        if baseline.shape[1] > _TOP:
+            self.top5_shared.append(_shared(baseline, variant))
+
+
+def _shared(baseline: Tensor, variant: Tensor) -> float:
+    """Over the rows, the sum of the share of the baseline's top answers that the variant keeps."""
+    ours, theirs = variant.topk(_TOP, -1).indices, baseline.topk(_TOP, -1).indices
+    kept = (theirs.unsqueeze(-1) == ours.unsqueeze(-2)).any(-1)  # [rows, 5]
+    return float(kept.double().mean(-1).sum())
 
 
 def _spread(rows: int, width: int, calls: int) -> Tensor:

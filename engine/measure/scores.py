@@ -7,15 +7,18 @@ files, not through the pipe.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.measure.confusing import confusion_matrix, macro_f1
 from engine.measure.statistics import paired_interval
-from engine.records import Fidelity, Quality
+from engine.models.metrics import METRICS, family_of, siblings_of
+from engine.records import Confusion, Fidelity, Quality
 
 IGNORED = -100
 _DRAWS = 1000
@@ -29,11 +32,13 @@ class Scores:
     """What one program did on the evaluation examples.
 
     An item is one answer: a window's token, an image, a row. Examples are what is drawn again for
-    an interval: a window for perplexity, an item for accuracy and macro F1, a call else.
+    an interval: a window for metrics of tokens, an item for those of classes, numbers, pairs and
+    vectors, a call else.
 
     Attributes:
-        metric: "perplexity", "accuracy", "macro_f1", "relative_error" or the model's own.
-        values: by example: summed negative log-likelihood, whether it is right, or the own metric.
+        metric: one of `engine.models.metrics`, "relative_error" or the model's own.
+        values: by example: summed negative log-likelihood, whether it is right, the predicted
+        number, the cosine, or the own metric.
         weights: by example: how many tokens or answers `values` sums over.
         predicted: the top-1 answer of each item; empty where the outputs are no classes.
         labels: of each item, -100 where there is none.
@@ -45,6 +50,12 @@ class Scores:
         tokens: greedy ones of each prompt [prompts, new_tokens]; empty where nothing is generated.
         consistency: relative error between the decoder's logits and one full forward of this
         program.
+        text_bytes: UTF-8 bytes of each window's next tokens; empty where they are not known.
+        right_tokens: of each window, next tokens that came first; empty else.
+        targets: by example: the number that `values` should be or go with; empty else.
+        top5_shared: by call, over the items, the sum of the share of the baseline's five likeliest
+        answers that are among these; empty for five classes or fewer.
+        class_names: of the class ids, in their order; empty where they have none.
     """
 
     metric: str
@@ -61,6 +72,11 @@ class Scores:
     decoder_baseline: Floats
     tokens: Integers
     consistency: float = 0.0
+    text_bytes: Floats = field(default_factory=lambda: np.empty(0))
+    right_tokens: Floats = field(default_factory=lambda: np.empty(0))
+    targets: Floats = field(default_factory=lambda: np.empty(0))
+    top5_shared: Floats = field(default_factory=lambda: np.empty(0))
+    class_names: NDArray[np.str_] = field(default_factory=lambda: np.empty(0, dtype=np.str_))
 
     def save(self, folder: Path) -> None:
         """Writes the scores into `folder`."""
@@ -78,31 +94,53 @@ class Scores:
 def metric_value(scores: Scores, index: Integers | None = None) -> float:
     """The metric over all examples, or over those in `index` (drawn with repeats)."""
     chosen = np.arange(len(scores.values)) if index is None else index
-    if scores.metric == "macro_f1":
-        return _macro_f1(scores.predicted[chosen], scores.labels[chosen])
-    if scores.metric == "relative_error":
-        return _relative(scores.squared_difference[chosen], scores.squared_baseline[chosen])
-    mean = float(scores.values[chosen].sum() / scores.weights[chosen].sum())
-    return math.exp(min(mean, 700.0)) if scores.metric == "perplexity" else mean
+    return _VALUE_OF.get(scores.metric, _mean)(scores, chosen)
 
 
 def compare_quality(baseline: Scores, variant: Scores, *, seed: int = 0) -> Quality | None:
     """The metric with its interval and, paired by example, its difference to the baseline.
 
+    Beside it the other metrics that the same examples give and, for classes, the confusion matrix.
     None where nothing was scored. The baseline against itself has the difference 0.
     """
     count = len(variant.values)
     if count == 0 or count != len(baseline.values):
         return None
+    also = tuple(
+        _compared(replace(baseline, metric=name), replace(variant, metric=name), seed)
+        for name in siblings_of(variant.metric)
+        if is_computable(variant, name) and is_computable(baseline, name)
+    )
+    found = _compared(baseline, variant, seed)
+    confusion = confusion_of(variant) if family_of(variant.metric) == "classes" else None
+    return replace(found, also=also, confusion=confusion)
+
+
+def is_computable(scores: Scores, metric: str) -> bool:
+    """Whether the scores hold what one of our metrics needs."""
+    needed = {
+        "bits_per_byte": scores.text_bytes,
+        "next_token_accuracy": scores.right_tokens,
+        "macro_f1": scores.predicted,
+        "r2": scores.targets,
+        "mae": scores.targets,
+        "rank_correlation": scores.targets,
+    }
+    return len(needed.get(metric, scores.values)) == len(scores.values)
+
+
+def _compared(baseline: Scores, variant: Scores, seed: int) -> Quality:
+    count = len(variant.values)
     own, difference = paired_interval(
         lambda index: (metric_value(baseline, index), metric_value(variant, index)),
         count, seed=seed, draws=_DRAWS,
     )  # fmt: skip
     value = metric_value(variant)
+    known = METRICS.get(variant.metric)
     return Quality(
         metric=variant.metric, value=value, samples=count,
-        higher_is_better=variant.higher_is_better, low=own[0], high=own[1],
-        difference=value - metric_value(baseline),
+        higher_is_better=known.higher_is_better if known else variant.higher_is_better,
+        low=own[0], high=own[1], difference=value - metric_value(baseline),
         difference_low=difference[0], difference_high=difference[1],
     )  # fmt: skip
 
@@ -132,6 +170,13 @@ def compare_fidelity(baseline: Scores, variant: Scores) -> Fidelity:
         prompts=_prompts(baseline, variant),
         identical_prompts=identical_prompts(baseline.tokens, variant.tokens),
         decoder_relative_error=decoder if len(variant.decoder_baseline) else None,
+        top5_agreement=(
+            float(variant.top5_shared.sum() / compared)
+            if compared and len(variant.top5_shared)
+            else None
+        ),
+        sqnr_db=-20 * math.log10(forward) if forward > 0 else None,
+        edit_distance=edit_distance(baseline.tokens, variant.tokens),
     )
 
 
@@ -154,6 +199,28 @@ def identical_prompts(baseline: Integers, variant: Integers) -> int | None:
     return int((baseline == variant).all(axis=1).sum())
 
 
+def edit_distance(baseline: Integers, variant: Integers) -> float | None:
+    """Mean over the prompts of the tokens to insert, delete or replace between continuations.
+
+    None where nothing was generated.
+
+    Source: Levenshtein 1966.
+    """
+    if not _is_comparable(baseline, variant):
+        return None
+    return float(np.mean([_edits(*pair) for pair in zip(baseline, variant, strict=True)]))
+
+
+def _edits(left: Integers, right: Integers) -> int:
+    places = np.arange(len(right) + 1)
+    row = places
+    for done, token in enumerate(left, 1):
+        kept = np.minimum(row[1:] + 1, row[:-1] + (right != token))
+        # Insertions come from the left in the same row: a running minimum of row - place.
+        row = np.minimum.accumulate(np.concatenate(([done], kept)) - places) + places
+    return int(row[-1])
+
+
 def _is_comparable(baseline: Integers, variant: Integers) -> bool:
     return baseline.size > 0 and baseline.shape == variant.shape
 
@@ -174,10 +241,69 @@ def _relative(difference: Floats, baseline: Floats) -> float:
     return math.sqrt(float(difference.sum()) / norm) if norm > 0 else 0.0
 
 
-def _macro_f1(predicted: Integers, labels: Integers) -> float:
-    """Mean F1 over the classes that occur in the labels."""
-    size = int(max(predicted.max(), labels.max())) + 1
-    hits = np.bincount(labels[predicted == labels], minlength=size)
-    said, meant = np.bincount(predicted, minlength=size), np.bincount(labels, minlength=size)
-    present = meant > 0
-    return float((2 * hits[present] / (said + meant)[present]).mean())
+def confusion_of(scores: Scores) -> Confusion | None:
+    """Classes against answers; None where there are no labels or too many classes to show."""
+    return confusion_matrix(scores.predicted, scores.labels, tuple(map(str, scores.class_names)))
+
+
+def _mean(scores: Scores, chosen: Integers) -> float:
+    return float(scores.values[chosen].sum() / scores.weights[chosen].sum())
+
+
+def _perplexity(scores: Scores, chosen: Integers) -> float:
+    return math.exp(min(_mean(scores, chosen), 700.0))
+
+
+def _bits_per_byte(scores: Scores, chosen: Integers) -> float:
+    nats = float(scores.values[chosen].sum() / scores.text_bytes[chosen].sum())
+    return nats / math.log(2)
+
+
+def _next_token_accuracy(scores: Scores, chosen: Integers) -> float:
+    return float(scores.right_tokens[chosen].sum() / scores.weights[chosen].sum())
+
+
+def _macro_f1(scores: Scores, chosen: Integers) -> float:
+    return macro_f1(scores.predicted[chosen], scores.labels[chosen])
+
+
+def _relative_error(scores: Scores, chosen: Integers) -> float:
+    return _relative(scores.squared_difference[chosen], scores.squared_baseline[chosen])
+
+
+def _r2(scores: Scores, chosen: Integers) -> float:
+    """1 - residual over total sum of squares; 0 where the drawn labels do not differ."""
+    targets = scores.targets[chosen]
+    total = float(np.square(targets - targets.mean()).sum())
+    missed = float(np.square(targets - scores.values[chosen]).sum())
+    return 1 - missed / total if total > 0 else 0.0
+
+
+def _mae(scores: Scores, chosen: Integers) -> float:
+    return float(np.abs(scores.values[chosen] - scores.targets[chosen]).mean())
+
+
+def _rank_correlation(scores: Scores, chosen: Integers) -> float:
+    """Spearman's, ties sharing their mean rank; 0 where one side does not differ at all."""
+    left, right = _ranks(scores.values[chosen]), _ranks(scores.targets[chosen])
+    left, right = left - left.mean(), right - right.mean()
+    norm = math.sqrt(float(np.square(left).sum() * np.square(right).sum()))
+    return float((left * right).sum() / norm) if norm > 0 else 0.0
+
+
+def _ranks(values: Floats) -> Floats:
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ranks: Floats = (np.cumsum(counts) - (counts - 1) / 2)[place]
+    return ranks
+
+
+_VALUE_OF: dict[str, Callable[[Scores, Integers], float]] = {
+    "perplexity": _perplexity,
+    "bits_per_byte": _bits_per_byte,
+    "next_token_accuracy": _next_token_accuracy,
+    "macro_f1": _macro_f1,
+    "relative_error": _relative_error,
+    "r2": _r2,
+    "mae": _mae,
+    "rank_correlation": _rank_correlation,
+}

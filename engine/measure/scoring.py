@@ -15,6 +15,7 @@ from engine.measure.generating import Continuations, continue_prompts, through_d
 from engine.measure.quality import Evaluation, Predict, evaluate, scoring_program
 from engine.measure.reference import Reference
 from engine.measure.scores import Scores
+from engine.models.metrics import family_of
 from engine.models.quality import Example
 from engine.program import logits_of
 
@@ -71,7 +72,10 @@ def _evaluated(
 def _has_classes(built: Built) -> bool:
     if built.has_classes is not None:
         return built.has_classes
-    labelled = built.quality.metric in ("perplexity", "accuracy", "macro_f1")
+    family = family_of(built.quality.metric)
+    if family in ("numbers", "pairs", "vectors"):
+        return False
+    labelled = family is not None
     return labelled or built.program.decoder is not None or _is_row_of_classes(built)
 
 
@@ -99,6 +103,11 @@ def _scores(found: Evaluation, outputs: Reference, continued: Continuations) -> 
         decoder_baseline=_floats(forced.squared_baseline if forced else []),
         tokens=torch.cat(continued.tokens).numpy() if continued.tokens else _joined([]),
         consistency=continued.consistency,
+        text_bytes=_floats(found.text_bytes),
+        right_tokens=_floats(found.right_tokens),
+        targets=_floats(found.targets),
+        top5_shared=_floats(outputs.top5_shared),
+        class_names=np.array(found.class_names, dtype=np.str_),
     )
 
 

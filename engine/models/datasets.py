@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
+import hashlib
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from engine.errors import DataError
-from engine.models.data_files import DataFile, Row, read_data_file
-from engine.models.examples import (
-    array_examples,
-    check_examples,
-    text_examples,
-    window_example,
-    windows_of,
-)
+from engine.models.file_data import from_file
 from engine.models.quality import Example, QualityData
 from engine.models.source import Loaded
-from engine.models.splitting import split
 from engine.models.workloads import sizes_of
 from engine.program import Inputs, token_ids
 from engine.records import QualitySpec, Workload
@@ -28,10 +20,6 @@ from engine.records import QualitySpec, Workload
 FIDELITY_CALIBRATION = 8
 FIDELITY_EVALUATION = 16
 FIDELITY_PROMPT = 8
-CALIBRATION = 64
-EVALUATION_WINDOWS = 64
-EVALUATION_ROWS = 512
-METRICS = ("perplexity", "accuracy", "macro_f1")
 
 
 def quality_for(loaded: Loaded, spec: QualitySpec, workload: Workload) -> QualityData:
@@ -51,56 +39,38 @@ def quality_for(loaded: Loaded, spec: QualitySpec, workload: Workload) -> Qualit
         raise DataError(f"{loaded.name} brings quality data without evaluation examples.")
     if spec.limit is not None:
         data.evaluation = data.evaluation[: spec.limit]
+    kept = apart(data.calibration, data.evaluation)
+    if left := len(data.calibration) - len(kept):
+        data.notes += (
+            f"{left} of {len(data.calibration)} calibration examples share content with the"
+            " evaluation and were left out.",
+        )
+    data.calibration = kept
     return data
 
 
-def from_file(loaded: Loaded, spec: QualitySpec) -> QualityData:
-    """Quality data from a text, a table or arrays.
-
-    Perplexity where there is text without labels; accuracy, or macro F1 where that is asked, with
-    labels; fidelity for arrays without labels. At most 64 windows or 512 rows are evaluated on
-    unless `limit` says otherwise.
-
-    Raises:
-        DataError: the file or its content does not fit the model or the metric.
-    """
-    path = Path(str(spec.path))
-    file = read_data_file(path)
-    labelled = file.rows[0].label is not None
-    metric = _metric(spec, file, labelled, path.name)
-    rows = windows_of(loaded, file.rows, path.name) if metric == "perplexity" else file.rows
-    most = spec.limit or (EVALUATION_WINDOWS if metric == "perplexity" else EVALUATION_ROWS)
-    parts = split(rows, calibration=CALIBRATION, evaluation=most)
-    sides = [_examples(loaded, file, part, metric, path.name, rows) for part in parts]
-    check_examples(loaded, [*sides[1], *sides[0]], path.name)
-    return QualityData(
-        metric, sides[0], sides[1], higher_is_better=metric in {"accuracy", "macro_f1"}
-    )
+def apart(calibration: list[Example], evaluation: list[Example]) -> list[Example]:
+    """The calibration examples none of whose rows is among the evaluation's, by content."""
+    seen = {each for example in evaluation for each in _row_hashes(example.inputs)}
+    return [each for each in calibration if seen.isdisjoint(_row_hashes(each.inputs))]
 
 
-def _metric(spec: QualitySpec, file: DataFile, labelled: bool, owner: str) -> str:
-    if spec.metric is not None and spec.metric not in METRICS:
-        raise DataError(f"The metric must be one of {', '.join(METRICS)}, got {spec.metric!r}.")
-    if file.kind == "prose" or (file.kind == "texts" and not labelled):
-        possible = ["perplexity"]
-    else:
-        possible = ["accuracy", "macro_f1"] if labelled else ["fidelity"]
-    metric = spec.metric or possible[0]
-    if metric not in possible:
-        raise DataError(f"{owner} cannot give {metric}.", hint=f"It gives {' or '.join(possible)}.")
-    return metric
+def _row_hashes(inputs: Inputs) -> list[str]:
+    """A hash for each row of a batch, over all tensors of the inputs."""
+    values = inputs.values() if isinstance(inputs, dict) else inputs
+    tensors = [each.detach().cpu() for each in values if isinstance(each, Tensor) and each.dim()]
+    if not tensors or len({len(each) for each in tensors}) > 1:
+        tensors = [each.unsqueeze(0) for each in tensors]
+    rows = len(tensors[0]) if tensors else 0
+    return [_hash([each[row] for each in tensors]) for row in range(rows)]
 
 
-def _examples(
-    loaded: Loaded, file: DataFile, part: list[Row], metric: str, owner: str, every: list[Row]
-) -> list[Example]:
-    if metric == "perplexity":
-        return [window_example(loaded, row) for row in part]
-    if not part:
-        return []
-    if file.kind == "texts":
-        return text_examples(loaded, part, owner, every)
-    return array_examples(loaded, part, every)
+def _hash(tensors: list[Tensor]) -> str:
+    digest = hashlib.sha256()
+    for each in tensors:
+        digest.update(repr((each.dtype, tuple(each.shape))).encode())
+        digest.update(each.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def fidelity(loaded: Loaded, workload: Workload, *, prompts: list[Tensor]) -> QualityData:

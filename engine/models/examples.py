@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from engine.errors import DataError
-from engine.models.data_files import Row
+from engine.models.data_rows import Row
+from engine.models.labels import numbers_of
+from engine.models.metrics import Family
 from engine.models.probing import device_of, one_line
 from engine.models.quality import Example
 from engine.models.source import Loaded, Sizes
@@ -36,7 +39,15 @@ def coder_of(loaded: Loaded, owner: str) -> TextCoder:
     return load_tokenizer(loaded.tokenizer)
 
 
-def windows_of(loaded: Loaded, rows: Sequence[Row], owner: str) -> list[Row]:
+@dataclass(frozen=True)
+class Windows:
+    """Windows of token ids as rows; `values` is (ids, UTF-8 bytes of each id)."""
+
+    rows: list[Row]
+    notes: tuple[str, ...] = ()
+
+
+def windows_of(loaded: Loaded, rows: Sequence[Row], owner: str) -> Windows:
     """Texts as windows of token ids that do not overlap, each with the id that follows it.
 
     Raises:
@@ -49,94 +60,142 @@ def windows_of(loaded: Loaded, rows: Sequence[Row], owner: str) -> list[Row]:
         )
     coder = coder_of(loaded, owner)
     longest = min(loaded.max_length or MAX_WINDOW, MAX_WINDOW)
-    found = []
+    found, short, total, used = [], 0, 0, 0
     for row in rows:
-        ids = coder.encode(row.values)
+        ids, sizes = coder.encode_with_bytes(row.values)
         _check_vocabulary(loaded, ids, owner)
         step = longest if len(ids) > longest else max(len(ids) - 1, 1)
+        short += len(ids) < 2
+        total += len(ids)
         for start in range(0, len(ids) - step, step):
-            found.append(Row(tuple(ids[start : start + step + 1]), None, row.group))
+            end = start + step + 1
+            used += step
+            found.append(Row((tuple(ids[start:end]), tuple(sizes[start:end])), None, row.group))
     if not found:
         raise DataError(f"{owner} is too short: it has less than two tokens.")
-    return found
+    notes = []
+    if short:
+        notes.append(f"{short:,} of {len(rows):,} texts have less than two tokens: left out.")
+    # The first token of a text has nothing before it and is never predicted.
+    if rest := total - used - len(rows):
+        notes.append(
+            f"{rest:,} of {total:,} tokens at the ends of texts fill no window of {longest}:"
+            " left out."
+        )
+    return Windows(found, tuple(notes))
 
 
 def window_example(loaded: Loaded, row: Row) -> Example:
     """Ids [1, tokens] with the ids that follow them as labels."""
-    ids = torch.tensor([row.values])
-    return Example(_as_text_inputs(loaded, {"input_ids": ids[:, :-1]}), ids[:, 1:].contiguous())
+    told, sizes = row.values
+    ids = torch.tensor([told])
+    known = (sum(sizes[1:]),) if len(sizes) == len(told) else ()
+    inputs = _as_text_inputs(loaded, {"input_ids": ids[:, :-1]})
+    return Example(inputs, ids[:, 1:].contiguous(), known)
+
+
+@dataclass(frozen=True)
+class Labelling:
+    """How labels become tensors: ids of classes, or numbers and vectors as they are."""
+
+    family: Family | None
+    ids: dict[str, int]
+    owner: str
+
+    def of(self, rows: Sequence[Row]) -> Tensor | None:
+        """Labels of the rows: int64 [rows], float32 [rows] or [rows, width]; None without any."""
+        if self.family is None or any(each.label is None for each in rows):
+            return None
+        if self.family == "classes":
+            return torch.tensor([self.ids[str(each.label)] for each in rows])
+        if self.family == "vectors":
+            return torch.from_numpy(_stacked([Row(each.label) for each in rows])).float()
+        return torch.tensor(numbers_of(rows, self.owner))
 
 
 def text_examples(
-    loaded: Loaded, rows: Sequence[Row], owner: str, every: Sequence[Row]
-) -> list[Example]:
-    """Texts through the tokenizer, one a batch, cut at the model's length.
-
-    The classes are numbered over `every` row of the file, so that both parts agree.
-    """
-    coder = coder_of(loaded, owner)
-    classes = class_ids(loaded, every)
-    found = []
+    loaded: Loaded, rows: Sequence[Row], labelling: Labelling
+) -> tuple[list[Example], int]:
+    """Texts through the tokenizer, one a batch, and how many were cut at the model's length."""
+    coder = coder_of(loaded, labelling.owner)
+    found, cut = [], 0
     for row in rows:
         text, second = row.values if isinstance(row.values, tuple) else (row.values, None)
         told = coder.encode_pair(text, second, loaded.max_length)
+        cut += _is_cut(coder, row, told, loaded.max_length)
         if not told["input_ids"]:
-            raise DataError(f"{owner}: a text gives no tokens: {text[:40]!r}.")
-        _check_vocabulary(loaded, told["input_ids"], owner)
+            raise DataError(f"{labelling.owner}: a text gives no tokens: {text[:40]!r}.")
+        _check_vocabulary(loaded, told["input_ids"], labelling.owner)
         tensors = {name: torch.tensor([value]) for name, value in told.items()}
-        labels = None if row.label is None else torch.tensor([classes[str(row.label)]])
-        found.append(Example(_as_text_inputs(loaded, tensors), labels))
-    return found
+        found.append(Example(_as_text_inputs(loaded, tensors), labelling.of([row])))
+    return found, cut
 
 
-def array_examples(loaded: Loaded, rows: Sequence[Row], every: Sequence[Row]) -> list[Example]:
+def pair_examples(
+    loaded: Loaded, rows: Sequence[Row], labelling: Labelling
+) -> tuple[list[Example], int]:
+    """Two texts as the two rows of one batch, padded to the longer one, and how many were cut.
+
+    Raises:
+        DataError: texts of unequal length for a model that takes no attention mask.
+    """
+    coder, owner = coder_of(loaded, labelling.owner), labelling.owner
+    found, cut = [], 0
+    for row in rows:
+        told = [coder.encode_pair(each, None, loaded.max_length) for each in row.values]
+        cut += any(len(each["input_ids"]) == loaded.max_length for each in told)
+        ids = [torch.tensor(each["input_ids"]) for each in told]
+        for each in told:
+            _check_vocabulary(loaded, each["input_ids"], owner)
+        padded = nn.utils.rnn.pad_sequence(ids, batch_first=True)  # [2, tokens]
+        lengths = torch.tensor([len(each) for each in ids])
+        mask = (torch.arange(padded.shape[1])[None] < lengths[:, None]).long()
+        inputs = _as_text_inputs(loaded, {"input_ids": padded, "attention_mask": mask})
+        if not bool(mask.all()) and not (isinstance(inputs, dict) and "attention_mask" in inputs):
+            raise DataError(
+                f"{loaded.name} takes no attention_mask, and the texts of a pair of {owner} have"
+                " unequal lengths.",
+                hint="example_inputs() must give a dict with input_ids and attention_mask.",
+            )
+        found.append(Example(inputs, labelling.of([row])))
+    return found, cut
+
+
+def array_examples(loaded: Loaded, rows: Sequence[Row], labelling: Labelling) -> list[Example]:
     """Numbers or arrays in batches, in the dtype and under the name of the model's own input."""
-    classes = class_ids(loaded, every)
     template = loaded.make_inputs(Sizes(batch=1))
-    name, like = _main_input(template)
+    name, like = main_input(template)
     batch = ARRAY_BATCH if "batch" in loaded.axes else 1
     found = []
     for start in range(0, len(rows), batch):
         part = rows[start : start + batch]
         values = torch.from_numpy(_stacked(part)).to(like.dtype)
         inputs: Inputs = (values,) if name is None else {name: values}
-        labels = None
-        if part[0].label is not None:
-            labels = torch.tensor([classes[str(each.label)] for each in part])
-        found.append(Example(inputs, labels))
+        found.append(Example(inputs, labelling.of(part)))
     return found
 
 
-def class_ids(loaded: Loaded, rows: Sequence[Row]) -> dict[str, int]:
-    """Labels as they are written to class ids: whole numbers, the config's names, else in order.
+def main_input(template: Inputs) -> tuple[str | None, Tensor]:
+    """The name of the model's first tensor input, None where it is positional, and the tensor.
 
     Raises:
-        DataError: a fraction as a class.
+        DataError: there is none.
     """
-    written = sorted({str(each.label) for each in rows if each.label is not None})
-    config: dict[str, Any] = loaded.extra.get("config") or {}
-    names = {str(key): int(value) for key, value in (config.get("label2id") or {}).items()}
-    if written and all(each in names for each in written):
-        return {each: names[each] for each in written}
-    numbers = {each: _number(each) for each in written}
-    if all(value is not None for value in numbers.values()):
-        fractions = [each for each, value in numbers.items() if value != int(value or 0)]
-        if fractions:
-            raise DataError(
-                f"Labels must be classes, got the number {fractions[0]}.",
-                hint="Accuracy needs whole numbers or names.",
-            )
-        return {each: int(value or 0) for each, value in numbers.items()}
-    return {each: index for index, each in enumerate(written)}
+    if not isinstance(template, dict):
+        return None, template[0]
+    for name, value in template.items():
+        if isinstance(value, Tensor):
+            return name, value
+    raise DataError("The model's inputs hold no tensor.")
 
 
-def check_examples(loaded: Loaded, examples: Sequence[Example], owner: str) -> None:
-    """The model can be called with the first example, and every label is one of its classes.
+def check_examples(loaded: Loaded, examples: Sequence[Example], labelling: Labelling) -> None:
+    """The model can be called with the first example, and its answer is one the labels fit.
 
     Raises:
-        DataError: shapes that the model does not take, or labels outside its classes.
+        DataError: shapes that the model does not take, or labels that are not what it answers.
     """
-    first = examples[0]
+    first, owner = examples[0], labelling.owner
     try:
         with torch.inference_mode():
             device = device_of(loaded.module)
@@ -148,6 +207,16 @@ def check_examples(loaded: Loaded, examples: Sequence[Example], owner: str) -> N
     labels = [each.labels for each in examples if each.labels is not None]
     if not labels:
         return
+    if labelling.family in ("numbers", "vectors") and logits.ndim < 3:
+        told = labels[0]
+        if logits.numel() != told.numel():
+            raise DataError(
+                f"{loaded.name} answers {logits.numel()} numbers where {owner} has"
+                f" {told.numel()} for a label, like {told.flatten()[0].item():.4g}.",
+                hint="Classes are whole numbers or names; a regression answers one number.",
+            )
+    if labelling.family in ("numbers", "vectors", "pairs"):
+        return
     classes = logits.shape[-1]
     told = torch.cat([each.flatten() for each in labels])
     told = told[told != -100]
@@ -158,6 +227,13 @@ def check_examples(loaded: Loaded, examples: Sequence[Example], owner: str) -> N
             f"{owner} has the label {wrong} and {loaded.name} has the classes 0 to {classes - 1}.",
             hint="Number the classes from 0, or name them as the model's config does.",
         )
+
+
+def _is_cut(coder: TextCoder, row: Row, told: dict[str, Any], longest: int | None) -> bool:
+    if longest is None or len(told["input_ids"]) < longest:
+        return False
+    text, second = row.values if isinstance(row.values, tuple) else (row.values, None)
+    return len(coder.encode_pair(text, second, None)["input_ids"]) > longest
 
 
 def _as_text_inputs(loaded: Loaded, tensors: dict[str, Tensor]) -> Inputs:
@@ -176,15 +252,6 @@ def _takes_types(loaded: Loaded) -> bool:
     return int(config.get("type_vocab_size") or 0) > 1
 
 
-def _main_input(template: Inputs) -> tuple[str | None, Tensor]:
-    if not isinstance(template, dict):
-        return None, template[0]
-    for name, value in template.items():
-        if isinstance(value, Tensor):
-            return name, value
-    raise DataError("The model's inputs hold no tensor.")
-
-
 def _check_vocabulary(loaded: Loaded, ids: Sequence[int], owner: str) -> None:
     if loaded.vocabulary is not None and ids and max(ids) >= loaded.vocabulary:
         raise DataError(
@@ -192,14 +259,6 @@ def _check_vocabulary(loaded: Loaded, ids: Sequence[int], owner: str) -> None:
             f"and {loaded.name} has {loaded.vocabulary} tokens.",
             hint="This tokenizer belongs to another model.",
         )
-
-
-def _number(text: str) -> float | None:
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if value == value and abs(value) < 2**53 else None
 
 
 def _stacked(rows: Sequence[Row]) -> np.ndarray[Any, Any]:

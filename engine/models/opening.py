@@ -143,7 +143,7 @@ def summary_of(loaded: Loaded, data: QualityData) -> ModelSummary:
         keeps_cache=loaded.decoder is not None and loaded.decoder.keeps_cache,
         quality_metric=data.metric,
         quality_samples=_samples(data),
-        notes=tuple(loaded.notes),
+        notes=(*loaded.notes, *data.notes),
         has_weights=loaded.has_weights,
     )
 

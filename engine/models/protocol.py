@@ -2,14 +2,17 @@
 
 The protocol, which samples, Python files and packages follow:
 
-    build(**options) -> nn.Module                                  needed
-    example_inputs(*, batch, sequence_length, image_size, seed)    needed; takes what of these it
-    follows default_workload() -> dict                                     fields of Workload, and
-    max_length quality_data() -> {"metric", "calibration", "evaluation"}      lists of (inputs,
-    labels) evaluate(predict, examples) -> list[float]                     a metric of one's own,
-    per example loss(outputs, labels) -> Tensor                                for train_step
-    prompts() -> list[Tensor]                                      held-out prompts for generation
-    TOKENIZER path of a tokenizer.json or its folder
+    build(**options) -> nn.Module                      needed
+    example_inputs(*, batch, sequence_length,          needed; takes what of these it follows
+        image_size, seed)
+    default_workload() -> dict                         fields of Workload, and max_length
+    quality_data() -> dict                             metric, calibration and evaluation: lists of
+                                                       (inputs, labels)
+    evaluate(predict, examples) -> list[float]         a metric of one's own, by example
+    loss(outputs, labels) -> Tensor                    for train_step
+    prompts() -> list[Tensor]                          held-out prompts for generation
+    TOKENIZER                                          path of a tokenizer.json or its folder
+    CLASSES                                            names of the class ids, in their order
 """
 
 from __future__ import annotations
@@ -75,6 +78,7 @@ def loaded_from(
         max_length=defaults.get("max_length"),
         image_divisor=int(defaults.get("image_divisor") or 1),
         vocabulary=defaults.get("vocabulary"),
+        extra=_classes(functions),
     )
     _probe(loaded)
     return loaded
@@ -208,7 +212,16 @@ def _quality(functions: Mapping[str, Any], options: Mapping[str, Any]) -> Qualit
         higher_is_better=bool(told.get("higher_is_better", metric not in _LOWER_IS_BETTER)),
         evaluate=functions.get("evaluate"),
         prompts=list(prompts),
+        class_names=tuple(_classes(functions).get("classes", ())),
     )
+
+
+def _classes(functions: Mapping[str, Any]) -> dict[str, Any]:
+    """The names of the classes; CLASSES of another kind (a count) belongs to the author alone."""
+    names = functions.get("CLASSES")
+    if not isinstance(names, list | tuple) or not all(isinstance(each, str) for each in names):
+        return {}
+    return {"classes": tuple(names)}
 
 
 def _examples(pairs: Any) -> list[Example]:

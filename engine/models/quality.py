@@ -15,12 +15,15 @@ from engine.program import Inputs
 class Example:
     """One call's inputs and the labels that belong to it; labels are None where there are none.
 
-    For perplexity the labels are next-token ids [batch, tokens], -100 ignored; for accuracy and
-    macro_f1 class ids [batch].
+    By the family of the metric the labels are next-token ids [batch, tokens] with -100 ignored,
+    class ids [batch], numbers [batch] or vectors [batch, width]. For pairs the two texts are the
+    two rows of the inputs and the label is one number [1]. `text_bytes` counts the UTF-8 bytes that
+    the labels stand for, by row; empty where that is not known.
     """
 
     inputs: Inputs
     labels: Tensor | None = None
+    text_bytes: tuple[int, ...] = ()
 
 
 @dataclass
@@ -28,10 +31,12 @@ class QualityData:
     """Calibration and evaluation examples, disjoint by content.
 
     Attributes:
-        metric: "perplexity", "accuracy", "macro_f1", a name of the model's own, or "fidelity".
+        metric: one of `engine.models.metrics`, a name of the model's own, or "fidelity".
         evaluate: the model's own metric: from (predict, examples) to one value an example; None
         for ours.
         prompts: held-out prompts for generation, int64 [1, tokens] each.
+        class_names: of the class ids, in their order; empty where they have no names.
+        notes: what was left out, cut or drawn, and what the data cannot tell.
     """
 
     metric: str
@@ -40,3 +45,5 @@ class QualityData:
     higher_is_better: bool = True
     evaluate: Callable[[Callable[[Inputs], Any], list[Example]], list[float]] | None = None
     prompts: list[Tensor] = field(default_factory=list)
+    class_names: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from engine.models.data_files import Row
+from engine.models.data_rows import Row
 
 CALIBRATION_SHARE = 0.25
 
@@ -44,7 +45,14 @@ def _taken(groups: dict[str, list[tuple[str, Row]]], names: list[str], most: int
     return [row for _, row in sorted(found, key=lambda each: each[0])[:most]]
 
 
+def repeated(rows: Sequence[Row]) -> int:
+    """How many rows repeat the content of an earlier one."""
+    return len(rows) - len({_digest(each.values) for each in rows})
+
+
 def _digest(values: Any) -> str:
+    if isinstance(values, Path):
+        return hashlib.sha256(values.read_bytes()).hexdigest()
     if isinstance(values, np.ndarray):
         shape = repr((values.dtype.str, values.shape)).encode()
         return hashlib.sha256(shape + np.ascontiguousarray(values).tobytes()).hexdigest()

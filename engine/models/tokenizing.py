@@ -17,6 +17,13 @@ class TextCoder(Protocol):
         """Token ids of the text, without what marks its start or end."""
         ...
 
+    def encode_with_bytes(self, text: str) -> tuple[list[int], list[int]]:
+        """Token ids as `encode` gives them, and the UTF-8 bytes of text that each adds.
+
+        The second is empty where the tokenizer does not tell where its tokens stand.
+        """
+        ...
+
     def encode_pair(self, text: str, second: str | None, longest: int | None) -> dict[str, Any]:
         """Input names to ids of one text, or of two, as a classifier takes them."""
         ...
@@ -45,6 +52,20 @@ def load_tokenizer(path: Path) -> TextCoder:
         raise ModelError(f"The tokenizer {path.name} cannot be read: {first}.") from error
 
 
+def byte_counts(text: str, offsets: Sequence[tuple[int, int]]) -> list[int]:
+    """UTF-8 bytes that each token adds, from the characters [start, end) that it stands for.
+
+    What lies between two tokens (a space that a tokenizer drops) counts for the later one, and what
+    follows the last for the last, so that the counts add up to the whole text.
+    """
+    found, done = [], 0
+    for index, (_, end) in enumerate(offsets):
+        end = len(text) if index == len(offsets) - 1 else max(end, done)
+        found.append(len(text[done:end].encode("utf-8", "surrogatepass")))
+        done = end
+    return found
+
+
 class _Single:
     def __init__(self, path: Path) -> None:
         from tokenizers import Tokenizer
@@ -55,6 +76,10 @@ class _Single:
 
     def encode(self, text: str) -> list[int]:
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def encode_with_bytes(self, text: str) -> tuple[list[int], list[int]]:
+        found = self._tokenizer.encode(text, add_special_tokens=False)
+        return list(found.ids), byte_counts(text, found.offsets)
 
     def encode_pair(self, text: str, second: str | None, longest: int | None) -> dict[str, Any]:
         if longest is not None:
@@ -82,6 +107,12 @@ class _Folder:
 
     def encode(self, text: str) -> list[int]:
         return list(self._tokenizer.encode(text, add_special_tokens=False))
+
+    def encode_with_bytes(self, text: str) -> tuple[list[int], list[int]]:
+        if not self._tokenizer.is_fast:
+            return self.encode(text), []
+        found = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        return list(found["input_ids"]), byte_counts(text, found["offset_mapping"])
 
     def encode_pair(self, text: str, second: str | None, longest: int | None) -> dict[str, Any]:
         limit = {"truncation": True, "max_length": longest} if longest is not None else {}

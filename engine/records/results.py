@@ -91,8 +91,33 @@ class Interval:
 
 
 @dataclass(frozen=True)
+class ClassScore:
+    """How well one class is told; `support` counts its evaluation examples.
+
+    `precision` is None where the class is never said, `recall` and `f1` where it never occurs.
+    """
+
+    name: str
+    support: int
+    precision: float | None
+    recall: float | None
+    f1: float | None
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """How often a class (row) was taken for another (column), in the order of `classes`."""
+
+    classes: tuple[ClassScore, ...]
+    counts: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
 class Quality:
-    """The task's metric on evaluation data; `difference` is against the baseline, paired."""
+    """The task's metric on evaluation data; `difference` is against the baseline, paired.
+
+    `also` has further metrics of the same examples, `confusion` the answers of a classifier.
+    """
 
     metric: str
     value: float
@@ -103,6 +128,8 @@ class Quality:
     difference: float | None = None
     difference_low: float | None = None
     difference_high: float | None = None
+    also: tuple[Quality, ...] = ()
+    confusion: Confusion | None = None
 
 
 @dataclass(frozen=True)
@@ -113,7 +140,10 @@ class Fidelity:
     `flips` counts top-1 answers that changed; with labels, `flips_to_wrong` and `flips_to_right`
     part them. Of the held-out `prompts`, `identical_prompts` are continued with the same tokens;
     `first_divergence` is the mean index of the first other token in the rest. On the baseline's own
-    tokens the decoder's logits are off by `decoder_relative_error`.
+    tokens the decoder's logits are off by `decoder_relative_error`. `top5_agreement` is the mean
+    share of the baseline's five likeliest answers that are among the variant's. `sqnr_db` is the
+    signal-to-noise ratio of the outputs, None where they are equal. `edit_distance` is the mean
+    number of tokens to insert, delete or replace between two continuations.
     """
 
     relative_error: float
@@ -127,6 +157,9 @@ class Fidelity:
     prompts: int | None = None
     identical_prompts: int | None = None
     decoder_relative_error: float | None = None
+    top5_agreement: float | None = None
+    sqnr_db: float | None = None
+    edit_distance: float | None = None
 
 
 @dataclass(frozen=True)

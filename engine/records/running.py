@@ -59,11 +59,49 @@ class ModelReference:
 
 @dataclass(frozen=True)
 class QualitySpec:
-    """Where quality data comes from: the model's own, a file, or nothing (then fidelity)."""
+    """Where quality data comes from: the model's own, a file, or nothing (then fidelity).
+
+    `columns` says which columns of a table (or arrays of a file) are what, by their role: "text",
+    "second", "label" or "group"; those that are not named are found by their usual names.
+    """
 
     path: str | None = None
     metric: str | None = None
     limit: int | None = None
+    columns: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class DataColumn:
+    """A column of a table or an array of a file; `role` is what it is taken for, empty for none.
+
+    `kind` is "text", "number", "class", "vector" or "missing", from the first rows.
+    """
+
+    name: str
+    kind: str
+    role: str = ""
+
+
+@dataclass(frozen=True)
+class DataPreview:
+    """The beginning of a file of quality data, and what could be measured on it.
+
+    `kind` is "prose", "texts", "numbers", "arrays" or "images"; `rows` has the first rows as
+    texts, by column; `metrics` are possible with the columns as they are; `problem` says which
+    field is wrong, empty where none is. `tokens` counts each shown row's tokens where the model's
+    tokenizer is known.
+    """
+
+    path: str
+    kind: str
+    columns: tuple[DataColumn, ...]
+    rows: tuple[tuple[str, ...], ...]
+    metrics: tuple[str, ...]
+    problem: str = ""
+    hint: str = ""
+    tokens: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ def request_arguments(study: Study) -> str:
     reference, quality, workload = study.reference, study.quality, study.workload
     given: dict[str, object] = {
         "options": dict(reference.options) or None, "weights": reference.weights,
-        "data": quality.path, "metric": quality.metric,
+        "data": quality.path, "metric": quality.metric, "data_columns": quality.columns or None,
         **{name: getattr(workload, name) for name in WorkloadRequest.__dataclass_fields__},
     }  # fmt: skip
     if workload.seed == 0:
@@ -52,6 +52,8 @@ def command(study: Study, verb: str, *flags: str) -> str:
     for name, path in (("weights", reference.weights), ("data", quality.path)):
         parts += [f"--{name}", shlex.quote(path)] if path else []
     parts += ["--metric", shlex.quote(quality.metric)] if quality.metric else []
+    for role, column in quality.columns.items():
+        parts += ["--data-column", shlex.quote(f"{role}={column}")]
     for name in WorkloadRequest.__dataclass_fields__:
         value = getattr(workload, name)
         if value is not None and not (name == "seed" and value == 0):

@@ -48,8 +48,7 @@ def profile(arguments: dict[str, Any], job: Job) -> Profile:
     )
     if study.model.has_weights:
         profiled = replace(profiled, facts=_facts(opened, job))
-    else:
-        profiled = replace(profiled, warnings=(*profiled.warnings, *study.model.notes))
+    profiled = replace(profiled, warnings=(*profiled.warnings, *study.model.notes))
     job.store.put("profile", study.id, profiled, study=study.id)
     if not study.model.has_weights:
         return profiled

@@ -74,7 +74,7 @@ def compare(arguments: dict[str, Any], job: Any) -> Comparison:
         raise StepRefused("kv_cache: the model does not generate.", hint="Remove the step.")
     base = VariantResult(
         "baseline", "baseline", LatencySummary(10.0, 12.0, (10.0,)), None, "BASELINE", 100, 64, 128,
-        40, Quality("perplexity", 20.0, 50),
+        40, Quality("perplexity", 20.0, 50, also=(Quality("bits_per_byte", 1.25, 50),)),
     )  # fmt: skip
     outcome = StepOutcome(Step("inference_mode"), Realness("REAL", "gradients off"), 0.1)
     variants = tuple(

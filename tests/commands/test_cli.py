@@ -77,6 +77,12 @@ def test_compare_gives_the_baseline_first_and_the_keys_that_are_fixed(workbench:
     }  # fmt: skip
 
 
+def test_compare_tells_the_further_metrics_of_the_same_examples(workbench: Cli) -> None:
+    status, out, _ = workbench("compare", "net", "--recipe", "inference_mode")
+    assert status == 0
+    assert "  baseline: also bits_per_byte 1.25" in out
+
+
 def test_a_trace_is_told_as_text_and_as_a_document(workbench: Cli, tmp_path: Path) -> None:
     path = write_steps(tmp_path / "node0.pt.trace.json", is_old=False)
     found = document(workbench, "trace", str(path), "--name", "mine")

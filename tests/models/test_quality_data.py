@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.errors import DataError
-from engine.models.data_files import Row
+from engine.models.data_rows import Row
 from engine.models.opening import open_model
 from engine.models.splitting import split
 from engine.models.tokenizing import load_tokenizer
@@ -125,8 +125,8 @@ def test_numbers_and_arrays_need_no_tokenizer(tmp_path):
         ("a.csv", "x,y\n1,2\n", "no text and no labels"),
         ("a.csv", "text,label\naa,1\nbb,7\ncc,2\n", "has the label 7"),
         ("a.csv", "text,label\naa,-1\nbb,-1\ncc,-1\n", "has the label -1"),
-        ("a.csv", "text,label\naa,0.5\nbb,1\n", "0.5"),
-        ("a.csv", "text,label\naa,\nbb,1\n", "1 of 2 rows have no"),
+        ("a.csv", "text,label\naa,0.5\nbb,1\n", "answers 3 numbers"),
+        ("a.csv", "text,label\naa,\nbb,\n", "2 of 2 rows have no 'label'"),
         ("a.jsonl", "{\n", "line 1 is not JSON"),
         ("a.jsonl", "[1]\n", "named columns"),
         ("a.jsonl", '{"text": 1, "label": 1}\n', "no text"),
@@ -176,7 +176,7 @@ def test_npz_bomb_and_pickles_are_refused(tmp_path, monkeypatch):
         quality(model, tmp_path / "a.npz")
 
     np.savez_compressed(tmp_path / "b.npz", inputs=np.zeros((10_000, 8)))
-    monkeypatch.setattr("engine.models.data_files.MAX_ARRAY_BYTES", 100_000)
+    monkeypatch.setattr("engine.models.data_arrays.MAX_ARRAY_BYTES", 100_000)
     with pytest.raises(DataError, match="would unpack to 640"):
         quality(model, tmp_path / "b.npz")
 

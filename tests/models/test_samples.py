@@ -53,7 +53,7 @@ def test_transformers_sample_generates_with_its_own_cache():
     torch.testing.assert_close(made.logits, whole.logits, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["tiny_gpt", "digits_vision", "random_llama"])
+@pytest.mark.parametrize("name", ["tiny_gpt", "digits_vision", "random_llama", "text_classifier"])
 def test_sample_opens_on_meta(name):
     opened = open_model(ModelReference(name), meta=True)
 

@@ -16,6 +16,7 @@ from engine.records import (
     Comparison,
     ErrorRecord,
     ModelReference,
+    QualitySpec,
     Workload,
     from_json,
     replace,
@@ -142,6 +143,14 @@ def test_the_script_asks_for_the_same_model_workload_and_recipes() -> None:
                    and ast.unparse(n.targets[0]) == "RECIPES")  # fmt: skip
     assert recipes == [each.recipe for each in COMPARISON.variants[1:]]
     assert all(read_recipe(each).steps for each in recipes)
+
+
+def test_chosen_columns_of_the_data_are_written_down() -> None:
+    quality = QualitySpec("a.csv", columns={"text": "the body"})
+    study = replace(COMPARISON.study, quality=quality)
+    assert "--data a.csv --data-column 'text=the body'" in api.command(study, "check")
+    written = api.report(replace(COMPARISON, study=study), format="python")
+    assert "data_columns={'text': 'the body'}" in written
 
 
 def test_the_command_is_quoted_for_a_shell() -> None:

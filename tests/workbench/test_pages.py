@@ -231,7 +231,7 @@ def test_code_that_is_not_trusted_asks_and_names_its_hash(
     app = open_page("open")
     app.button_group(key="own_kind").set_value("Python").run()
     app.text_input(key="py_location").set_value("models/mine.py:build")
-    next(each for each in app.button if each.label == "Open" and each.form_id).click().run()
+    app.button(key="own_open").click().run()
     assert told.arguments["job0"]["request"]["trust"] is False
     refusal = ErrorRecord("UntrustedCode", "mine.py can run code.", "Read mine.py.", "f00d" * 16)
     told.end("failed", error=refusal)
@@ -253,7 +253,7 @@ def test_an_empty_place_is_refused_on_the_spot(
     store: Store, open_page: Open, told: ToldJobs
 ) -> None:
     app = open_page("open")
-    next(each for each in app.button if each.label == "Open" and each.form_id).click().run()
+    app.button(key="own_open").click().run()
     assert "empty" in app.error[0].value
     assert not told.statuses
 

@@ -11,7 +11,7 @@ from engine import api
 from engine.errors import UntrustedCode
 from engine.models.catalog import SampleCard
 from engine.records import Machine, ModelReference, StudyRequest
-from workbench import jobs, layout, navigation, session, trust, workload_form
+from workbench import data_form, jobs, layout, navigation, session, trust, workload_form
 from workbench.quantities import ago_text, bytes_text, count_text
 from workbench.views.runtime import importing
 
@@ -50,17 +50,18 @@ def own_model() -> None:
         "Where the model is", list(_KINDS), format_func=_KINDS.__getitem__,
         default="Hugging Face", required=True, key="own_kind", label_visibility="collapsed",
     )  # fmt: skip
-    with st.form("own_model", border=True):
+    # No form: the quality data's first rows and columns follow what is typed.
+    with st.container(border=True, key="own_model"):
         reference = _FORMS[kind or "Hugging Face"]()
         st.markdown("###### Workload")
         workload = workload_form.workload(session.machine())
         st.markdown("###### Quality data")
-        quality = workload_form.quality()
+        quality = data_form.quality(data_form.tokenizer_of(reference.location))
         runtime = st.toggle(
             "Run it as well: trace, latency, memory", True,
             help="Off: counts only, on the meta device; for models larger than this machine.",
         )  # fmt: skip
-        sent = st.form_submit_button("Open", type="primary", icon=":material/folder_open:")
+        sent = st.button("Open", key="own_open", type="primary", icon=":material/folder_open:")
     if sent:
         _submit(reference, StudyRequest(reference, workload, quality), runtime)
 

@@ -10,10 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from engine.models.metrics import METRICS
 from engine.models.quality import Example
 from engine.program import Program, logits_of, output_tensors
 
-_OVER_CLASSES = ("perplexity", "accuracy", "macro_f1")
+_OVER_CLASSES = tuple(
+    each.name for each in METRICS.values() if each.family in ("tokens", "classes")
+)
 _IGNORED = -100
 
 
