@@ -9,9 +9,8 @@ from engine import api
 from engine.records import Settings
 
 RECIPES = (
-    "dynamic_int8,aot_inductor",
-    "weight_only_int:group_size=64:many_rows=bfloat16,aot_inductor",
-    "reduced_precision,aot_inductor",
+    "fuse_qkv,dynamic_int8:max_error=0.024,aot_inductor",
+    "fuse_qkv,weight_only_int:group_size=64:many_rows=bfloat16,aot_inductor",
 )
 
 
