@@ -54,9 +54,13 @@ def param(
     return dataclasses.field(default=default, metadata={_KEY: declared})
 
 
-@functools.cache
 def declared_params(config: type) -> tuple[Param, ...]:
     """The tunables of a Config class, in the order in which they are declared."""
+    return _declared(config)
+
+
+@functools.cache
+def _declared(config: Any) -> tuple[Param, ...]:
     hints = typing.get_type_hints(config)
     return tuple(
         _param_of(field, hints[field.name])

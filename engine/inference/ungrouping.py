@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import fx
 
@@ -45,7 +47,7 @@ def _repeated(graph: fx.Graph, node: fx.Node, heads: int) -> fx.Node:
     return _call(graph, torch.ops.aten.flatten.using_ints, made, place, place + 1)
 
 
-def _call(graph: fx.Graph, target: torch._ops.OpOverload, node: fx.Node, *rest: object) -> fx.Node:
+def _call(graph: fx.Graph, target: torch._ops.OpOverload, node: fx.Node, *rest: Any) -> fx.Node:
     made = graph.call_function(target, (node, *rest))
     made.meta["val"] = target(node.meta["val"], *rest)  # on fake tensors: shapes alone
     return made

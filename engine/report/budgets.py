@@ -253,6 +253,6 @@ def _realness(budget: Budget, variant: VariantResult) -> BudgetOutcome:
         return BudgetOutcome(budget, "NOT MEASURED", "realness: the recipe has no steps.")
     worst = min(variant.steps, key=lambda each: _REALNESS.index(each.realness.verdict))
     word = worst.realness.verdict
-    kept = _REALNESS.index(word) >= _REALNESS.index(budget.limit)  # type: ignore[arg-type]
+    kept = _REALNESS.index(word) >= _REALNESS.index(budget.limit)
     words = f"realness: {worst.step.technique} is {word}, at least {budget.limit} asked"
     return BudgetOutcome(budget, "KEPT" if kept else "BROKEN", words, word)
