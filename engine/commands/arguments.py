@@ -98,6 +98,7 @@ def parser() -> Parser:
     kinds = "; ".join(f"{name}: {text}" for name, text in api.REPORTS.items())
     report.add_argument("--format", default="html", choices=list(api.REPORTS), help=kinds)
     report.add_argument("--out", metavar="FILE", help="where to write it; stdout without")
+    add_layer_verbs(verbs, _study, _recipe)
     export = _study(_verb(verbs, "export", "write an optimized model, and prove it"))
     _recipe(export, repeatable=False)
     formats = "; ".join(f"{name}: {text}" for name, text in api.FORMATS.items())

@@ -211,7 +211,7 @@ def _cell_id(opened: OpenedModel, data: list[str], wanted: Candidate) -> str:
     return content_id(
         "cell", opened.summary.content_hash, to_plain(opened.reference),
         to_plain(opened.workload), opened.quality.metric, data, wanted.layer, wanted.scheme,
-        to_plain(wanted.step), list(wanted.layers), __version__, torch.__version__,
+        to_plain(wanted.step), list(wanted.layers), __version__, str(torch.__version__),
     )  # fmt: skip
 
 
