@@ -70,8 +70,8 @@ class Damages:
         """
         try:
             found, outputs = self._run(program, is_baseline=False)
-        except ValueError as error:  # another shape
-            raise NumericalFailure(str(error)) from error
+        except ValueError as shapes:
+            raise NumericalFailure(str(shapes)) from shapes
         error = _relative(outputs)
         value = error
         if self.kind == "kl_divergence":
@@ -122,17 +122,13 @@ def _metric(found: Evaluation) -> float | None:
     """The metric over all examples; None where there are no labels."""
     if not found.values:
         return None
-    floats = {
-        name: np.empty(0)
-        for name in ("squared_difference", "squared_baseline", "divergence",
-                     "decoder_difference", "decoder_baseline")
-    }  # fmt: skip
-    none = np.empty(0, dtype=np.int64)
+    none, empty = np.empty(0, dtype=np.int64), np.empty(0)
     scores = Scores(
         metric=found.metric, higher_is_better=found.higher_is_better,
         values=np.array(found.values), weights=np.array(found.weights),
         predicted=np.concatenate(found.predicted) if found.predicted else none,
         labels=np.concatenate(found.labels) if found.labels else none,
-        compared=none, tokens=none, **floats,
+        squared_difference=empty, squared_baseline=empty, divergence=empty, compared=none,
+        decoder_difference=empty, decoder_baseline=empty, tokens=none,
     )  # fmt: skip
     return metric_value(scores)

@@ -203,7 +203,8 @@ def _undominated(damage: Floats, saving: Floats) -> NDArray[np.int64]:
     highest = np.maximum.accumulate(saving[order])
     is_better = np.ones(len(order), dtype=bool)
     is_better[1:] = saving[order][1:] > highest[:-1]
-    return order[is_better]
+    kept: NDArray[np.int64] = order[is_better]
+    return kept
 
 
 def _thinned(damage: Floats, kept: NDArray[np.int64]) -> NDArray[np.int64]:
