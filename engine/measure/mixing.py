@@ -1,86 +1,18 @@
-"""From a sensitivity map to the best mix of schemes within a limit; no torch.
-
-For each layer one scheme or none is chosen, so that what is saved is greatest while the damages add
-up to no more than the limit (a knapsack with choices). All limits are solved at once: mixes are put
-together layer by layer, and those that save no more than another of no more damage are dropped.
-What is left at the end is the front of best mixes. It is exact while no more than `_STATES` mixes
-are kept after a layer; beyond, the best of each of as many equal steps of damage are.
-
-Source: Nemhauser and Ullmann 1969, Discrete dynamic programming and capital allocation.
-"""
+"""From a sensitivity map to the best mix of schemes within a limit, as a recipe; no torch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from engine.errors import InputError
+from engine.measure.knapsack import Front, Option, best_mixes
 from engine.optimize.layers import only
 from engine.optimize.recipe import ordered, recipe_text
 from engine.records import Mix, MixPoint, Range, Recipe, Sensitivity, SensitivityCell, Step
 
-_STATES = 4000
 _SHOWN = 200
-Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Option:
-    """One thing that could be done to one layer."""
-
-    layer: str
-    scheme: str
-    damage: float
-    saving: float
-
-
-@dataclass(frozen=True)
-class Front:
-    """Every best mix, by rising damage; `chosen[i]` are the options of mix i."""
-
-    damage: Floats
-    saving: Floats
-    _layers: tuple[tuple[Sequence[Option | None], NDArray[np.int64], NDArray[np.int64]], ...]
-
-    def chosen(self, index: int) -> tuple[Option, ...]:
-        """The options of one mix, in the order of the layers."""
-        found = []
-        for options, parents, picks in reversed(self._layers):
-            option = options[int(picks[index])]
-            index = int(parents[index])
-            if option is not None:
-                found.append(option)
-        return tuple(reversed(found))
-
-    def within_damage(self, limit: float) -> int:
-        """The mix that saves most with no more damage."""
-        return max(0, int(np.searchsorted(self.damage, limit * (1 + 1e-9), side="right")) - 1)
-
-    def reaching(self, saving: float) -> int:
-        """The mix of least damage that saves as much; the one that saves most where none does."""
-        return min(len(self.saving) - 1, int(np.searchsorted(self.saving, saving, side="left")))
-
-
-def best_mixes(options: Sequence[Option]) -> Front:
-    """The front over all layers; what saves nothing is never chosen."""
-    by_layer: dict[str, list[Option | None]] = {}
-    for each in options:
-        if each.saving > 0:
-            by_layer.setdefault(each.layer, [None]).append(each)
-    damage, saving = np.zeros(1), np.zeros(1)
-    layers = []
-    for choices in by_layer.values():
-        costs = np.array([0.0 if each is None else max(0.0, each.damage) for each in choices])
-        gains = np.array([0.0 if each is None else each.saving for each in choices])
-        all_damage = (damage[:, None] + costs[None]).ravel()
-        all_saving = (saving[:, None] + gains[None]).ravel()
-        kept = _thinned(all_damage, _undominated(all_damage, all_saving))
-        damage, saving = all_damage[kept], all_saving[kept]
-        layers.append((choices, kept // len(choices), kept % len(choices)))
-    return Front(damage, saving, tuple(layers))
 
 
 def options_of(
@@ -112,7 +44,7 @@ def options_of(
     saving = _SAVINGS[objective]
     out = set(excluded)
     return [
-        Option(each.layer, each.scheme, each.damage or 0.0, saving(each))
+        Option(each.layer, each.scheme, each.damage or 0.0, saving(each), _others(each))
         for each in usable
         if not out & {each.layer, *each.layers} and (each.layer, each.scheme) not in left
     ]
@@ -171,6 +103,7 @@ def mix_of(
             why = cell.reason if cell is not None and cell.reason else "it was not measured"
             raise InputError(f"{scheme} cannot be chosen for {layer}: {why}.")
         picked.append(cell)
+    _refuse_what_is_changed_twice(picked)
     times = [each.saved_ms for each in picked if each.saved_ms is not None]
     return Mix(
         recipe=recipe_text(recipe_of(picked)),
@@ -197,30 +130,26 @@ def recipe_of(cells: Sequence[SensitivityCell]) -> Recipe:
     return ordered(Recipe(tuple(steps)))
 
 
-def _undominated(damage: Floats, saving: Floats) -> NDArray[np.int64]:
-    """Indices by rising damage of those that save more than all of less damage."""
-    order = np.lexsort((-saving, damage))
-    highest = np.maximum.accumulate(saving[order])
-    is_better = np.ones(len(order), dtype=bool)
-    is_better[1:] = saving[order][1:] > highest[:-1]
-    kept: NDArray[np.int64] = order[is_better]
-    return kept
-
-
-def _thinned(damage: Floats, kept: NDArray[np.int64]) -> NDArray[np.int64]:
-    """At most `_STATES` of them: of each step of damage the one that saves most, the last."""
-    if len(kept) <= _STATES:
-        return kept
-    steps = np.floor(damage[kept] / damage[kept[-1]] * (_STATES - 1)).astype(np.int64)
-    is_last = np.append(steps[1:] != steps[:-1], True)
-    is_last[0] = True  # no change at all
-    return kept[is_last]
-
-
 def _points(front: Front) -> tuple[MixPoint, ...]:
     count = len(front.damage)
     at = np.unique(np.linspace(0, count - 1, min(count, _SHOWN)).round().astype(int))
     return tuple(MixPoint(float(front.damage[i]), float(front.saving[i])) for i in at)
+
+
+def _others(cell: SensitivityCell) -> tuple[str, ...]:
+    return tuple(each for each in cell.layers if each != cell.layer)
+
+
+def _refuse_what_is_changed_twice(cells: Sequence[SensitivityCell]) -> None:
+    wide = {name: each for each in cells if _others(each) for name in each.layers}
+    for each in cells:
+        other = wide.get(each.layer)
+        if other is not None and not _others(each):
+            raise InputError(
+                f"{each.scheme} cannot be chosen for {each.layer}: {other.scheme} of {other.layer}"
+                " changes it already.",
+                hint="Choose one of the two.",
+            )
 
 
 def _saved_ms(cell: SensitivityCell) -> float:

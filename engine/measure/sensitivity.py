@@ -236,5 +236,5 @@ def _warnings(
     broken = [each for each in cells if each.is_broken]
     if broken:
         listed = ", ".join(f"{each.layer} ({each.scheme})" for each in broken[:5])
-        found.append(f"{len(broken)} cells break the model: {listed}.")
+        found.append(f"Broken by what was tried alone, {len(broken)} in all: {listed}.")
     return tuple(found)

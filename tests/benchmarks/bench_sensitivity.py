@@ -70,11 +70,18 @@ def rank_correlation(first: list[float], second: list[float]) -> float:
 
 def _drawn(found: Sensitivity, source: random.Random) -> Mix:
     share = source.uniform(0.1, 0.9)
-    chosen = {}
+    chosen: dict[str, str] = {}
+    closed: set[str] = set()
     for layer in found.layers:
-        usable = [e.scheme for e in found.cells if e.layer == layer.name and e.damage is not None]
-        if usable and source.random() < share:
-            chosen[layer.name] = source.choice(usable)
+        usable = [
+            each for each in found.cells
+            if each.layer == layer.name and each.damage is not None
+        ]  # fmt: skip
+        if layer.name in closed or not usable or source.random() >= share:
+            continue
+        cell = source.choice(usable)
+        chosen[layer.name] = cell.scheme
+        closed |= set(cell.layers)
     return mix_of(found, chosen)
 
 

@@ -8,13 +8,15 @@ import random
 import pytest
 
 from engine.errors import InputError
-from engine.measure import mixing
-from engine.measure.mixing import Option, best_mixes, mix_of, mix_within, options_of
+from engine.measure import knapsack
+from engine.measure.knapsack import Option, best_mixes
+from engine.measure.mixing import mix_of, mix_within, options_of
 from engine.measure.schemes import scheme, schemes
 from engine.optimize.layers import is_excluded
-from engine.optimize.recipe import read_recipe
+from engine.optimize.recipe import read_recipe, recipe_text
 from engine.records import (
     Range,
+    Recipe,
     SensitiveLayer,
     Sensitivity,
     SensitivityCell,
@@ -73,12 +75,42 @@ def test_many_layers_stay_within_the_limit_and_close_to_the_best(
 ) -> None:
     options = drawn(1, layers=60)
     exact = best_mixes(options)
-    monkeypatch.setattr(mixing, "_STATES", 300)
+    monkeypatch.setattr(knapsack, "_STATES", 300)
     coarse = best_mixes(options)
     for limit in (0.5, 2.0, 8.0):
         here, there = coarse.within_damage(limit), exact.within_damage(limit)
         assert coarse.damage[here] <= limit
         assert coarse.saving[here] >= 0.97 * exact.saving[there]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_what_cuts_two_layers_leaves_no_other_scheme_for_them(seed: int) -> None:
+    options = drawn(seed, layers=4, ways=2)
+    options += [Option("l0", "cut", 0.3, 0.9, ("l1",)), Option("l1", "cut", 0.2, 0.7, ("l2",))]
+    front = best_mixes(options)
+
+    def is_allowed(mix: list[Option]) -> bool:
+        closed = {name for o in mix if o.others for name in (o.layer, *o.others)}
+        return not any(o.layer in closed and not o.others for o in mix)
+
+    layers = ["l0", "l1", "l2", "l3"]
+    choices = [[None, *(o for o in options if o.layer == layer)] for layer in layers]
+    mixes = [[o for o in mix if o] for mix in itertools.product(*choices)]
+    allowed = [mix for mix in mixes if is_allowed(mix)]
+    assert len(allowed) < len(mixes)
+    for limit in (0.0, 0.4, 1.0, 10.0):
+        at = front.within_damage(limit)
+        best = max(sum(o.saving for o in m) for m in allowed if sum(o.damage for o in m) <= limit)
+        assert front.saving[at] == pytest.approx(best)
+        assert is_allowed(list(front.chosen(at)))
+        assert sum(each.saving for each in front.chosen(at)) == pytest.approx(best)
+
+
+def test_of_many_cuts_that_hang_together_the_best_are_taken() -> None:
+    chain = [Option(f"l{i}", "cut", 0.1 * (i + 1), 1.0, (f"l{i + 1}",)) for i in range(8)]
+    front = best_mixes(chain)
+    assert [each.layer for each in front.chosen(front.within_damage(0.61))] == ["l0", "l1", "l2"]
+    assert front.saving[-1] == 8.0
 
 
 def sensitivity() -> Sensitivity:
@@ -147,6 +179,16 @@ def test_bad_limits_are_told() -> None:
         options_of(without, objective="ms")
 
 
+def test_a_layer_that_a_cut_changes_takes_no_other_scheme() -> None:
+    whole = sensitivity()
+    cut = SensitivityCell("h.1", "prune", scheme("prune").steps[0], ("h.1", "h.10"), 0.1, 0.1,
+                          saved_bytes=50)  # fmt: skip
+    both = replace(whole, cells=(*whole.cells, cut))
+    with pytest.raises(InputError, match=r"prune of h\.1 changes it already"):
+        mix_of(both, {"h.1": "prune", "h.10": "int8"})
+    assert mix_of(both, {"h.1": "prune"}).saved_bytes == 50
+
+
 def test_no_cells_give_the_empty_mix() -> None:
     empty = replace(sensitivity(), cells=())
     assert mix_within(empty, damage=1.0).recipe == "baseline"
@@ -159,7 +201,7 @@ def test_the_records_come_back_from_json() -> None:
 @pytest.mark.parametrize("text", ["int8", "int4", "prune", "zeros", "rank"])
 def test_each_scheme_is_made_of_valid_steps(text: str) -> None:
     for step in scheme(text).steps:
-        assert read_recipe(mixing.recipe_text(mixing.Recipe((step,))))
+        assert read_recipe(recipe_text(Recipe((step,))))
 
 
 @pytest.mark.parametrize(

@@ -178,7 +178,7 @@ def test_a_layer_that_breaks_the_model_is_told() -> None:
     broken = cell(found, "inner.0", "int8")
     assert (broken.damage, broken.is_broken) == (None, True)
     assert "NaN or Inf" in broken.reason
-    assert any("1 cells break the model: inner.0 (int8)" in each for each in found.warnings)
+    assert any("1 in all: inner.0 (int8)" in each for each in found.warnings)
     assert cell(found, "inner.2", "int8").damage is not None
 
 

@@ -47,7 +47,7 @@ def test_the_map_shows_what_hurts_most_and_what_was_left_out(
     shown = {each.label: each.value for each in app.metric}
     assert shown["Hurts most"] == "0.8"  # 4e-2 * 4 blocks * 5
     assert "2 Embedding" in text_of(app)
-    assert "1 cells break the model: head (int4)" in text_of(app)
+    assert "1 in all: head (int4)" in text_of(app)
     table = app.dataframe[0].value
     assert table["Inputs max/rms"].max() == 30.0
     assert table["Weight channels"].tolist()[0] == "1 of 128: 3"
@@ -97,17 +97,19 @@ def test_a_click_into_the_map_changes_the_same_control(filled: Store, open_page:
     assert out.value == ["blocks.0.attention.out · int4"]
 
 
-def test_the_sum_is_checked_by_a_job_and_told_beside_the_whole(
-    filled: Store, open_page: Open, told: ToldJobs
-) -> None:
+def test_a_button_checks_the_sum_by_a_job(filled: Store, open_page: Open, told: ToldJobs) -> None:
     fixture_layers.fill(filled)
     app = open_page("sensitivity", STUDY)
     assert "until it is checked" in text_of(app)
     app.button(key="check_mix").click().run()
     (job,) = told.arguments.values()
     assert job["recipe"] == recipe_of(app)
+
+
+def test_a_check_stands_beside_the_sum(filled: Store, open_page: Open) -> None:
+    fixture_layers.fill(filled)
+    app = open_page("sensitivity", STUDY)
     fixture_layers.keep_check(filled, recipe_of(app))
-    told.statuses.clear()
     app.run()
     assert "1.08 times the sum" in text_of(app)
 

@@ -26,7 +26,7 @@ def show(found: Sensitivity, chosen: Choices, solved: Mix | None) -> None:
     """The map with its filter."""
     with layout.card(
         "Damage of one layer changed alone",
-        f"{UNITS[found.damage_kind].capitalize()} on calibration data, all other layers as they"
+        f"It is the {UNITS[found.damage_kind]} on calibration data, all other layers as they"
         " are. Framed: chosen by the mix below. Crossed out: left out.",
     ):
         rows = _rows(found)

@@ -169,8 +169,11 @@ def _stops(front: tuple[MixPoint, ...]) -> list[MixPoint]:
         return list(front)
     most = front[-1].saving
     wanted = [most * index / (_STOPS - 1) for index in range(_STOPS)]
-    near = [min(front, key=lambda each, at=at: abs(each.saving - at)) for at in wanted]
-    return list(dict.fromkeys(near))
+    return list(dict.fromkeys(_closest(front, at) for at in wanted))
+
+
+def _closest(front: tuple[MixPoint, ...], saving: float) -> MixPoint:
+    return min(front, key=lambda each: abs(each.saving - saving))
 
 
 def _nearest(stops: list[MixPoint], damage: float | None) -> float:
