@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from engine.commands.quantities import bytes_text, ms_text, number_text
 from engine.commands.tables import table
+from engine.quantities import bytes_text, ms_text, number_text
 from engine.records import LayerDistance, LayerDistances, Mix, MixCheck, Sensitivity
 
 _UNITS = {"kl_divergence": "KL divergence, nats an answer", "relative_error": "relative error"}
