@@ -16,7 +16,7 @@ A verb submits a job, waits for it and returns its record. What is pure arithmet
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ from engine.advise import prediction, suggesting
 from engine.advise import tried as _tried
 from engine.advise.known import known_of
 from engine.errors import InputError
+from engine.measure import mixing as _mixing
+from engine.measure.schemes import DEFAULT_SCHEMES as DEFAULT_SCHEMES
 from engine.models.catalog import SampleCard, sample_cards
 from engine.optimize import forecasting as _forecasting
 from engine.optimize.recipe import read_recipe, recipe_text
@@ -45,9 +47,12 @@ from engine.records import (
     Frontier,
     FrontierCurve,
     JobStatus,
+    LayerDistances,
     Machine,
     MachineCalibration,
     MemoryReport,
+    Mix,
+    MixCheck,
     ModelGraph,
     Pilot,
     Prediction,
@@ -57,6 +62,7 @@ from engine.records import (
     RecipeForecast,
     Roof,
     Roofline,
+    Sensitivity,
     Settings,
     Step,
     Study,
@@ -336,6 +342,91 @@ def compare(
     texts = [recipe_text(_recipe(each)) for each in recipes]
     arguments = {"request": asked, "recipes": texts, "settings": settings or Settings()}
     return run("compare", Comparison, arguments, **how)
+
+
+def sensitivity(
+    asked: StudyRequest,
+    schemes: Sequence[str] = DEFAULT_SCHEMES,
+    *,
+    examples: int | None = None,
+    seconds: float | None = None,
+    **how: Any,
+) -> Sensitivity:
+    """What changing each layer alone costs and saves, measured on calibration data.
+
+    Cells that were measured before are taken up again; the others are kept one by one, so that a
+    run that was cancelled goes on where it ended.
+
+    Args:
+        asked: the study.
+        schemes: columns: "int8", "int4" or "int4=64", "prune=0.25", "zeros=0.5", "rank=0.5".
+        examples: calibration examples at most.
+        seconds: no cell is begun after so long; 0 gives the forecast alone.
+        **how: store, on_status and title of the job.
+
+    Raises:
+        InputError: an unknown scheme, or no layer that one changes.
+    """
+    arguments = {"request": asked, "schemes": list(schemes), "examples": examples,
+                 "seconds": seconds}  # fmt: skip
+    return run("sensitivity", Sensitivity, arguments, **how)
+
+
+def mix(
+    found: Sensitivity,
+    *,
+    damage: float | None = None,
+    saving: float | None = None,
+    objective: str = "bytes",
+    excluded: Sequence[str] = (),
+    left: Sequence[tuple[str, str]] = (),
+) -> Mix:
+    """The best scheme, or none, for each layer within one limit, as a recipe; at once.
+
+    Args:
+        found: the map.
+        damage: limit of the sum of damages; of all mixes within it, the one that saves most.
+        saving: what has to be saved; of all mixes that do, the one of least damage.
+        objective: what saving counts: "bytes", or "ms" as estimated from the profile.
+        excluded: layers that stay as they are.
+        left: single cells, as (layer, scheme), that are not chosen.
+
+    Raises:
+        InputError: no limit or both, a saving out of reach, or ms without a profile.
+    """
+    return _mixing.mix_within(
+        found, damage=damage, saving=saving, objective=objective, excluded=excluded, left=left
+    )
+
+
+def mix_of(found: Sensitivity, chosen: Mapping[str, str]) -> Mix:
+    """The mix with these schemes, by layer, as a recipe; at once.
+
+    Raises:
+        InputError: a cell that was not measured, or that cannot be done.
+    """
+    return _mixing.mix_of(found, chosen)
+
+
+def check_mix(asked: StudyRequest, mixed: Mix, **how: Any) -> MixCheck:
+    """Builds a mix and holds its real damage, on the map's data, against the sum of single ones.
+
+    Raises:
+        InputError: the study has no map.
+    """
+    arguments = {"request": asked, "recipe": mixed.recipe, "predicted": mixed.damage,
+                 "predicted_bytes": mixed.saved_bytes}  # fmt: skip
+    return run("check_mix", MixCheck, arguments, **how)
+
+
+def layer_distances(asked: StudyRequest, recipe: Recipe | str, **how: Any) -> LayerDistances:
+    """How far each module's outputs are from the baseline's in a variant, in the order of the run.
+
+    Raises:
+        StepRefused: the recipe cannot be built.
+    """
+    arguments = {"request": asked, "recipe": recipe_text(_recipe(recipe))}
+    return run("layer_distances", LayerDistances, arguments, **how)
 
 
 def export(

@@ -7,6 +7,7 @@ from workbench.views import (
     compare,
     compare_charts,
     compare_form,
+    compare_layers,
     comparison_table,
     report,
     waterfall,
@@ -42,6 +43,7 @@ compare_charts.memory_and_size(comparison, shown)
 if comparison.waterfall:
     with layout.card("What each step bought"):
         waterfall.show(comparison)
+compare_layers.show(comparison, shown)
 comparison_table.details(shown)
 comparison_table.texts(shown)
 compare.method(comparison)

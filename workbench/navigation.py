@@ -28,6 +28,7 @@ PAGES: tuple[PageInfo, ...] = (
     PageInfo("memory", "Memory", ":material/memory:", "Inspect"),
     PageInfo("code", "Code", ":material/code:", "Inspect"),
     PageInfo("suggestions", "Suggestions", ":material/lightbulb:", "Improve"),
+    PageInfo("sensitivity", "Sensitivity", ":material/thermostat:", "Improve"),
     PageInfo("optimize", "Optimize", ":material/tune:", "Improve"),
     PageInfo("compare", "Compare", ":material/compare_arrows:", "Improve"),
     PageInfo("export", "Export", ":material/package_2:", "Deliver"),

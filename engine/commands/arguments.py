@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import yaml
 
 from engine import __version__, api
+from engine.commands.layer_arguments import add_layer_verbs
 from engine.errors import InputError
 from engine.jobs.limits import Limits
 from engine.models.data_rows import ROLES
@@ -98,6 +99,10 @@ def parser() -> Parser:
     kinds = "; ".join(f"{name}: {text}" for name, text in api.REPORTS.items())
     report.add_argument("--format", default="html", choices=list(api.REPORTS), help=kinds)
     report.add_argument("--out", metavar="FILE", help="where to write it; stdout without")
+    add_layer_verbs(
+        lambda name, help_: _study(_verb(verbs, name, help_)),
+        lambda verb: _recipe(verb, repeatable=False),
+    )
     export = _study(_verb(verbs, "export", "write an optimized model, and prove it"))
     _recipe(export, repeatable=False)
     formats = "; ".join(f"{name}: {text}" for name, text in api.FORMATS.items())
@@ -248,7 +253,7 @@ def _study(verb: Parser) -> Parser:
     return verb
 
 
-def _recipe(verb: Parser, *, repeatable: bool) -> None:
+def _recipe(verb: argparse.ArgumentParser, *, repeatable: bool) -> None:
     several = "; give it again for another variant" if repeatable else ""
     verb.add_argument(
         "--recipe",

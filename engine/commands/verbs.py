@@ -13,6 +13,8 @@ from engine.commands.arguments import limits, recipes, settings, study_request
 from engine.commands.ceilings_text import calibration_text
 from engine.commands.code_text import code_text, top_findings_text
 from engine.commands.files import require_writable, write_text
+from engine.commands.layer_text import distances_text, mix_text, sensitivity_text
+from engine.commands.layer_verbs import mapped, mapped_plain
 from engine.commands.predictions_text import predictions_text
 from engine.commands.progress import ProgressBar
 from engine.commands.trace_text import trace_text
@@ -181,6 +183,22 @@ def _calibrate(given: argparse.Namespace, bar: ProgressBar) -> Answer:
     return Answer(to_plain(found), lambda: calibration_text(found))
 
 
+def _sensitivity(given: argparse.Namespace, bar: ProgressBar) -> Answer:
+    found, mixed, check = mapped(study_request(given), given, _how(given, bar))
+
+    def text() -> str:
+        told = sensitivity_text(found)
+        return told if mixed is None else f"{told}\n{mix_text(mixed, check)}"
+
+    return Answer(mapped_plain(found, mixed, check), text)
+
+
+def _distances(given: argparse.Namespace, bar: ProgressBar) -> Answer:
+    (recipe,) = recipes(given)
+    found = api.layer_distances(study_request(given), recipe, **_how(given, bar))
+    return Answer(to_plain(found), lambda: distances_text(found))
+
+
 VERBS: dict[str, Callable[[argparse.Namespace, ProgressBar], Answer]] = {
     "models": _models,
     "techniques": _techniques,
@@ -198,6 +216,8 @@ VERBS: dict[str, Callable[[argparse.Namespace, ProgressBar], Answer]] = {
     "verify": _verify,
     "trace": _trace,
     "calibrate": _calibrate,
+    "sensitivity": _sensitivity,
+    "distances": _distances,
 }
 
 

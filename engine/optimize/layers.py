@@ -1,27 +1,59 @@
 """Which layers a step takes, where their time is, and what their products cost after it; no torch.
 
-A parameter `exclude` holds parts of names, parted by |; `min_features` is the narrow side of the
+A parameter `exclude` holds rules, parted by |:
+
+    mlp       every layer whose name holds `mlp`
+    =h.1.mlp  that layer alone, with what is inside it; not `h.1.mlp2` or `h.10.mlp`
+    *         every layer
+    -h.1.mlp  that layer is taken all the same, whatever the other rules say
+
+so that `*|-h.1.mlp|-h.2.mlp` takes exactly two layers. `min_features` is the narrow side of the
 smallest weight that is worth a step.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from engine.errors import InputError
 from engine.optimize.costs import OperatorCost
 from engine.records import OperatorProfile, Profile, Range
 
 PRODUCTS = ("linear", "addmm", "::mm", "matmul")
 # Calls on a CPU slower than this have something to win; under it, the call itself is the time.
 WORTH_MS = 0.03
+# The help of every parameter `exclude`, after what it does.
+NAMES = "parts of their names, parted by |; =NAME is that layer alone, *|-NAME all but that layer."
+# What parts the words of a written recipe.
+_PARTING = set("|,:\n")
 
 
 def is_excluded(name: str, exclude: str) -> bool:
-    """Whether a name holds one of the parts."""
-    return any(part.strip() in name for part in exclude.split("|") if part.strip())
+    """Whether the rules leave a module out; one that holds a kept one is not left out by them."""
+    rules = [part.strip() for part in exclude.split("|") if part.strip()]
+    kept = [rule[1:] for rule in rules if rule.startswith("-")]
+    if any(_is_within(name, each) or _is_within(each, name) for each in kept):
+        return False
+    return any(_fits(name, rule) for rule in rules if not rule.startswith("-"))
+
+
+def only(names: Iterable[str]) -> str:
+    """The value of `exclude` that leaves these layers and no others.
+
+    Raises:
+        InputError: a name that a recipe cannot hold.
+    """
+    listed = list(names)
+    strange = next((each for each in listed if set(each) & _PARTING or each != each.strip()), None)
+    if strange is not None:
+        raise InputError(
+            f"A recipe parts its words by , : and |, so that it cannot name the layer {strange!r}.",
+            hint="Rename the layer, or choose others.",
+        )
+    return "|".join(["*", *(f"-{each}" for each in listed)])
 
 
 def is_wide(name: str, sizes: Sequence[int], config: Any) -> bool:
@@ -75,6 +107,16 @@ def at_pace(
         moved_bytes=row.moved_bytes - row.weight_bytes * row.calls * (1 - weight_ratio),
         dtype=dtype,
     )
+
+
+def _fits(name: str, rule: str) -> bool:
+    if rule.startswith("="):
+        return _is_within(name, rule[1:])
+    return rule == "*" or rule in name
+
+
+def _is_within(name: str, outer: str) -> bool:
+    return name == outer or name.startswith(f"{outer}.")
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,7 @@ from engine.records.costs import (
     Totals,
     UsageSample,
 )
+from engine.records.distances import LayerDistance, LayerDistances, ModuleFate
 from engine.records.encoding import (
     content_id,
     from_json,
@@ -113,6 +114,17 @@ from engine.records.running import (
     WorkloadKind,
     WorkloadRequest,
 )
+from engine.records.sensitivity import (
+    DamageKind,
+    Mix,
+    MixCheck,
+    MixPoint,
+    OutlierStatistics,
+    SensitiveLayer,
+    Sensitivity,
+    SensitivityCell,
+    SensitivityScheme,
+)
 from engine.records.suggestions import Suggestion, Tried
 from engine.records.traces import (
     DeviceReport,
@@ -161,6 +173,7 @@ __all__ = [
     "CodeReport",
     "Comparison",
     "Confusion",
+    "DamageKind",
     "DataColumn",
     "DataPreview",
     "DeviceReport",
@@ -181,6 +194,8 @@ __all__ = [
     "JobState",
     "JobStatus",
     "LatencySummary",
+    "LayerDistance",
+    "LayerDistances",
     "Machine",
     "MachineCalibration",
     "MachineRates",
@@ -190,13 +205,18 @@ __all__ = [
     "MemoryPhase",
     "MemoryReport",
     "MemoryTimeline",
+    "Mix",
+    "MixCheck",
+    "MixPoint",
     "ModelGraph",
     "ModelReference",
     "ModelSummary",
+    "ModuleFate",
     "ModuleProfile",
     "NodeKind",
     "NotCounted",
     "OperatorProfile",
+    "OutlierStatistics",
     "PeakPiece",
     "Pilot",
     "Pilots",
@@ -217,6 +237,10 @@ __all__ = [
     "Roofline",
     "RooflineDot",
     "RoundingError",
+    "SensitiveLayer",
+    "Sensitivity",
+    "SensitivityCell",
+    "SensitivityScheme",
     "Settings",
     "SnapshotSegment",
     "SnapshotStack",

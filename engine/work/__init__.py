@@ -17,6 +17,7 @@ from engine.work.inspecting import (
     trace,
     weights,
 )
+from engine.work.layering import check_mix, layer_distances, sensitivity
 from engine.work.opening import Job
 
 # What most jobs need and what takes seconds to import: a spare worker has it before it has a job.
@@ -36,4 +37,7 @@ WORK: dict[str, Callable[[dict[str, Any], Job], Any]] = {
     "frontier": frontier,
     "weights": weights,
     "calibrate": calibrate,
+    "sensitivity": sensitivity,
+    "check_mix": check_mix,
+    "layer_distances": layer_distances,
 }

@@ -6,14 +6,17 @@ from types import SimpleNamespace
 
 import pytest
 
+from engine.errors import InputError
 from engine.optimize.layers import (
     at_pace,
     is_excluded,
     is_product,
+    only,
     slow_products,
     small_ratio,
     wide_layers,
 )
+from engine.optimize.recipe import read_recipe, recipe_text
 from engine.optimize.technique import technique
 from engine.profile.machine import this_machine
 from engine.records import Range, Workload
@@ -26,6 +29,37 @@ from tests.optimize.studies import cost, operator, profile_of
 )
 def test_a_name_is_excluded_by_any_of_the_parts(exclude: str, expected: bool) -> None:
     assert is_excluded("model.lm_head", exclude) is expected
+
+
+@pytest.mark.parametrize(
+    ("exclude", "left_out"),
+    [
+        ("h.1", {"h.1.fc", "h.10.fc"}),  # a part of both names
+        ("=h.1.fc", {"h.1.fc"}),
+        ("=h.1", {"h.1.fc"}),  # what is inside it too
+        ("*", {"h.0.fc", "h.1.fc", "h.10.fc"}),
+        ("*|-h.1.fc", {"h.0.fc", "h.10.fc"}),
+        ("*|-h.1.fc|-h.10.fc", {"h.0.fc"}),
+        ("h|-h.1", {"h.0.fc", "h.10.fc"}),
+    ],
+)
+def test_rules_take_a_layer_whose_name_begins_another(exclude: str, left_out: set[str]) -> None:
+    names = ("h.0.fc", "h.1.fc", "h.10.fc")
+    assert {name for name in names if is_excluded(name, exclude)} == left_out
+
+
+def test_only_takes_what_it_names_and_what_holds_that_is_not_left_out() -> None:
+    exclude = only(["h.1.fc", "head"])
+    assert [n for n in ("h", "h.1", "h.1.fc", "h.1.proj", "head", "header") if
+            is_excluded(n, exclude)] == ["h.1.proj", "header"]  # fmt: skip
+    with pytest.raises(InputError, match="'a:b'"):
+        only(["a:b"])
+
+
+def test_a_recipe_keeps_the_rules_as_they_were_written() -> None:
+    text = recipe_text(read_recipe(f"low_rank:exclude={only(['h.1.fc'])},dynamic_int8:exclude==a"))
+    assert text == "low_rank:exclude=*|-h.1.fc,dynamic_int8:exclude==a"
+    assert recipe_text(read_recipe(text)) == text
 
 
 def test_layers_are_as_wide_as_their_narrow_side() -> None:

@@ -18,8 +18,8 @@ from engine.store import Store
 from tests.workbench import fixture_store
 
 ENTRY = Path(workbench.__file__).parent / "app.py"
-PAGES = ("open", "structure", "runtime", "memory", "code", "suggestions", "optimize", "compare",
-         "export", "history")  # fmt: skip
+PAGES = ("open", "structure", "runtime", "memory", "code", "suggestions", "sensitivity",
+         "optimize", "compare", "export", "history")  # fmt: skip
 Open = Callable[..., AppTest]
 
 

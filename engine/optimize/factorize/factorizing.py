@@ -15,6 +15,7 @@ from engine.optimize.factorize.factors import (
     factors,
     ranks_by_budget,
     ranks_by_energy,
+    ranks_by_share,
     spectrum,
 )
 from engine.optimize.factorize.low_rank_layer import LowRankLinear
@@ -33,6 +34,7 @@ ENERGIES = (0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
 _MOST_TRIED = 16 * 512**3
 _MOST_MOMENTS = 1 << 26  # elements held at once while layers are measured
 _LISTED = 5
+_RANKS = {"energy": ranks_by_energy, "budget": ranks_by_budget, "layer": ranks_by_share}
 
 
 def describe(program: Program, inputs: Inputs) -> dict[str, Any]:
@@ -71,10 +73,8 @@ def factorize_(program: Program, context: BuildContext) -> list[str]:
         name: "its weight belongs to another layer too"
         for name in every if name not in free
     }  # fmt: skip
-    if config.by == "budget":
-        ranks = ranks_by_budget(found, config.keep, config.round_to)
-    else:
-        ranks = ranks_by_energy(found, config.energy, config.round_to)
+    share = config.energy if config.by == "energy" else config.keep
+    ranks = _RANKS[config.by](found, share, config.round_to)
     if not ranks:
         raise StepRefused(
             "low_rank: no layer would get smaller: "

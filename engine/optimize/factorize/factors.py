@@ -140,6 +140,16 @@ def ranks_by_budget(spectra: Mapping[str, Spectrum], keep: float, round_to: int)
     return _worthwhile(spectra, found)
 
 
+def ranks_by_share(spectra: Mapping[str, Spectrum], keep: float, round_to: int) -> dict[str, int]:
+    """The rank with which each layer keeps this share of its own parameters."""
+    wanted = {
+        name: int(keep * each.rows * each.columns / (each.rows + each.columns))
+        for name, each in spectra.items()
+    }
+    found = {name: max(round_to, rank // round_to * round_to) for name, rank in wanted.items()}
+    return _worthwhile(spectra, found)
+
+
 def _above(gains: Mapping[str, Tensor], logarithm: float) -> dict[str, int]:
     return {
         name: max(1, int((each.clamp_min(1e-300).log() >= logarithm).sum()))

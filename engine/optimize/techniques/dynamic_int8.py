@@ -8,7 +8,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from engine.optimize.costs import CostTable
-from engine.optimize.layers import at_pace, is_product, slow_products, small_ratio, wide_layers
+from engine.optimize.layers import (
+    NAMES,
+    at_pace,
+    is_product,
+    slow_products,
+    small_ratio,
+    wide_layers,
+)
 from engine.optimize.technique import BuildContext, Stage, Target, Technique
 from engine.params import param
 from engine.records import (
@@ -72,9 +79,7 @@ class DynamicInt8(Technique):
     class Config:
         """Which layers."""
 
-        exclude: str = param(
-            "", "Layers to leave in floating point: parts of their names, parted by |."
-        )
+        exclude: str = param("", f"Layers to leave in floating point: {NAMES}")
         min_features: int = param(
             384,
             "Layers with fewer inputs or outputs stay in floating point: they gain nothing.",

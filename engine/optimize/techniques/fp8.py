@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from engine.optimize.costs import CostTable
-from engine.optimize.layers import at_pace, is_product, is_wide, slow_products, small_ratio
+from engine.optimize.layers import NAMES, at_pace, is_product, is_wide, slow_products, small_ratio
 from engine.optimize.technique import BuildContext, Stage, Target, Technique
 from engine.params import param
 from engine.records import Evidence, Fingerprint, Product, Range, Realness, Step, Suggestion
@@ -58,9 +58,7 @@ class Fp8(Technique):
             "row", "One scale for each row and output channel, or one for a whole tensor.",
             choices=("row", "tensor"),
         )  # fmt: skip
-        exclude: str = param(
-            "lm_head", "Layers to leave as they are: parts of their names, parted by |."
-        )
+        exclude: str = param("lm_head", f"Layers to leave as they are: {NAMES}")
         min_features: int = param(
             1024,
             "Layers with fewer inputs or outputs stay as they are: scaling costs more than it"

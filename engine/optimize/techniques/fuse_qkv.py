@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from engine.errors import StepRefused
 from engine.optimize.costs import CostTable, OperatorCost
-from engine.optimize.layers import is_excluded
+from engine.optimize.layers import NAMES, is_excluded
 from engine.optimize.technique import BuildContext, Stage, Target, Technique
 from engine.params import param
 from engine.records import Evidence, Fingerprint, Range, Realness, Step, Suggestion
@@ -55,7 +55,7 @@ class FuseQkv(Technique):
     class Config:
         """Which layers."""
 
-        exclude: str = param("", "Layers to leave apart: parts of their names, parted by |.")
+        exclude: str = param("", f"Layers to leave apart: {NAMES}")
 
     def inspect(self, program: Program, inputs: Inputs, workload: Workload) -> dict[str, Any]:
         """The groups of siblings."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from engine.optimize.costs import CostTable, OperatorCost
-from engine.optimize.layers import is_product, wide_layers
+from engine.optimize.layers import NAMES, is_product, wide_layers
 from engine.optimize.technique import BuildContext, Stage, Target, Technique
 from engine.params import param
 from engine.records import Evidence, Fingerprint, Product, Realness, Step, Suggestion
@@ -57,15 +57,16 @@ class LowRank(Technique):
         """How ranks are chosen."""
 
         by: str = param(
-            "energy", "What sets the ranks: the energy that each layer's outputs keep, or one"
-            " budget of parameters for all layers.", choices=("energy", "budget"),
+            "energy", "What sets the ranks: the energy that each layer's outputs keep, one budget"
+            " of parameters for all layers, or the same share of each layer's parameters.",
+            choices=("energy", "budget", "layer"),
         )  # fmt: skip
         energy: float = param(
             0.99, "Share of the energy (mean square) of its outputs that a layer keeps on the"
             " calibration data, with by=energy.", low=0.5, high=0.9999, step=0.005,
         )  # fmt: skip
         keep: float = param(
-            0.7, "Share of the layers' parameters that stays, with by=budget.",
+            0.7, "Share of the layers' parameters that stays, with by=budget or by=layer.",
             low=0.05, high=0.9, step=0.05,
         )  # fmt: skip
         round_to: int = param(
@@ -76,7 +77,7 @@ class LowRank(Technique):
             64, "Layers with fewer inputs or outputs stay dense: a second call costs more than it"
             " saves.", low=1, high=65536, step=64, unit="features",
         )  # fmt: skip
-        exclude: str = param("", "Layers to leave dense: parts of their names, parted by |.")
+        exclude: str = param("", f"Layers to leave dense: {NAMES}")
 
     def inspect(self, program: Program, inputs: Inputs, workload: Workload) -> dict[str, Any]:
         """The Linear layers, and which ranks hold most of their outputs."""
@@ -130,7 +131,7 @@ class LowRank(Technique):
         """Both thin products; None where the rank is not known from the sizes alone."""
         inputs, outputs = product.inputs, product.outputs
         is_chosen = min(inputs, outputs) >= config.min_features
-        if product.kind != "linear" or config.by != "budget" or not is_chosen:
+        if product.kind != "linear" or config.by == "energy" or not is_chosen:
             return None
         import torch
         import torch.nn.functional as F  # noqa: N812
@@ -210,7 +211,7 @@ def _ratios(facts: Any, config: Any) -> dict[str, float]:
     """Parameters after over before of each layer that gets smaller, as far as it is known."""
     found = {}
     for name, (inputs, outputs) in _chosen(facts, config).items():
-        if config.by == "budget":
+        if config.by != "energy":
             ratio = float(config.keep)
         elif name in facts.get("ranks", {}):
             at = next(

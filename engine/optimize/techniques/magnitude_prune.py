@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from engine.optimize.costs import CostTable, OperatorCost
-from engine.optimize.layers import is_excluded
+from engine.optimize.layers import NAMES, is_excluded
 from engine.optimize.technique import BuildContext, Stage, Target, Technique
 from engine.params import param
 from engine.records import Evidence, Fingerprint, Product, Realness, Step, Suggestion
@@ -86,7 +86,7 @@ class MagnitudePrune(Technique):
             " kernels, or in each layer what pays.",
             choices=("auto", "dense", "csr", "semi_structured"),
         )  # fmt: skip
-        exclude: str = param("", "Layers to leave whole: parts of their names, parted by |.")
+        exclude: str = param("", f"Layers to leave whole: {NAMES}")
 
     def inspect(self, program: Program, inputs: Inputs, workload: Workload) -> dict[str, Any]:
         """The layers, the rows that they multiply, and which sparse kernels are here."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from engine.optimize.costs import CostTable, OperatorCost
 from engine.optimize.layers import (
+    NAMES,
     at_pace,
     is_excluded,
     is_product,
@@ -90,9 +91,7 @@ class StaticInt8(Technique):
         calibration_calls: int = param(
             16, "Calibration examples to observe.", low=1, high=1024, step=8, unit="examples"
         )  # fmt: skip
-        exclude: str = param(
-            "", "Layers to leave in floating point: parts of their names, parted by |."
-        )
+        exclude: str = param("", f"Layers to leave in floating point: {NAMES}")
         max_layer_error: float = param(
             0.1,
             "A layer whose outputs move further than this on calibration data stays in floating"

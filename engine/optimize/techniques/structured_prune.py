@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from engine.errors import StepRefused
 from engine.optimize.costs import CostTable, OperatorCost
+from engine.optimize.layers import NAMES
 from engine.optimize.prune.forecast import (
     remaining_shares,
     removed_blocks,
@@ -77,7 +78,7 @@ class StructuredPrune(Technique):
             8, "Channels that stay are a multiple of this, which kernels like.",
             low=1, high=256, step=8, unit="channels",
         )  # fmt: skip
-        exclude: str = param("", "Layers to leave whole: parts of their names, parted by |.")
+        exclude: str = param("", f"Layers to leave whole: {NAMES}")
 
     def inspect(self, program: Program, inputs: Inputs, workload: Workload) -> dict[str, Any]:
         """What could be removed, and how much of it the rest can make up for."""

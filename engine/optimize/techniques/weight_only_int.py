@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from engine.optimize.costs import CostTable, OperatorCost
-from engine.optimize.layers import at_pace, is_product, wide_layers
+from engine.optimize.layers import NAMES, at_pace, is_product, wide_layers
 from engine.optimize.technique import BuildContext, Stage, Target, Technique
 from engine.params import param
 from engine.records import Evidence, Fingerprint, Product, Realness, Step, Suggestion
@@ -76,9 +76,7 @@ class WeightOnlyInt(Technique):
             " is faster where the processor has it.",
             choices=("model", "bfloat16"),
         )
-        exclude: str = param(
-            "", "Layers to leave in floating point: parts of their names, parted by |."
-        )
+        exclude: str = param("", f"Layers to leave in floating point: {NAMES}")
         min_features: int = param(
             64,
             "Layers with fewer inputs or outputs stay in floating point.",

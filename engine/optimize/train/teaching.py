@@ -49,12 +49,13 @@ def training_id(opened: OpenedModel, steps: Sequence[Step]) -> str:
     """Content id of the model, its workload and calibration data, and the steps."""
     return content_id(
         opened.summary.content_hash, to_plain(opened.reference), to_plain(opened.workload),
-        opened.quality.metric, [_digest(each) for each in opened.quality.calibration],
+        opened.quality.metric, [example_digest(each) for each in opened.quality.calibration],
         [to_plain(each) for each in steps],
     )  # fmt: skip
 
 
-def _digest(example: Example) -> str:
+def example_digest(example: Example) -> str:
+    """A name for the content of an example, its labels included."""
     digest = hashlib.sha256()
     pending: list[Any] = [example.inputs, example.labels]
     while pending:
