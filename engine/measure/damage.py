@@ -16,12 +16,13 @@ from engine.errors import NumericalFailure
 from engine.measure.quality import Evaluation, evaluate, scoring_program
 from engine.measure.reference import Reference
 from engine.measure.scores import Scores, metric_value
+from engine.models.metrics import family_of
 from engine.models.opened import OpenedModel
 from engine.models.quality import Example
 from engine.program import Program, logits_of
 from engine.records import DamageKind
 
-_LABELLED = ("perplexity", "accuracy", "macro_f1")
+_CLASSES = ("tokens", "classes")
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ class Damages:
 
 
 def _has_classes(program: Program, metric: str, example: Example) -> bool:
-    if metric in _LABELLED or program.decoder is not None:
+    if family_of(metric) in _CLASSES or program.decoder is not None:
         return True
     logits = logits_of(scoring_program(program).forward(example.inputs))
     return logits.ndim == 2 and logits.shape[-1] > 1
