@@ -149,6 +149,8 @@ def paired_interval(
     """95 % intervals of a variant's metric and of its difference to the baseline.
 
     Both are computed on the same drawn examples, so that what makes an example hard cancels out.
+    A bootstrap of few examples is too narrow: it is widened as Student's t is over the normal, and
+    by the degree of freedom that the mean takes.
 
     Args:
         statistic: from drawn example indices to (baseline's value, variant's value).
@@ -160,9 +162,19 @@ def paired_interval(
     pairs = np.array(
         [statistic(generator.integers(0, count, size=count)) for _ in range(draws)]
     )  # [draws, 2]
-    own = np.percentile(pairs[:, 1], (2.5, 97.5))
-    difference = np.percentile(pairs[:, 1] - pairs[:, 0], (2.5, 97.5))
-    return (float(own[0]), float(own[1])), (float(difference[0]), float(difference[1]))
+    before, after = statistic(np.arange(count))
+    return (
+        _widened(pairs[:, 1], after, count),
+        _widened(pairs[:, 1] - pairs[:, 0], after - before, count),
+    )
+
+
+def _widened(drawn: Floats, centre: float, count: int) -> tuple[float, float]:
+    low, high = (float(end) for end in np.percentile(drawn, (2.5, 97.5)))
+    if count < 2:
+        return low, high
+    wider = _student(count - 1) / _NORMAL_975 * math.sqrt(count / (count - 1))
+    return min(low, centre - wider * (centre - low)), max(high, centre + wider * (high - centre))
 
 
 def _widening(rounds: int, block: int, rho: float) -> float:
