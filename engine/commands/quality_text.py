@@ -45,5 +45,5 @@ def p_text(p: float) -> str:
 
 def _rounded(count: int) -> int:
     """Two digits that matter: it is an estimate."""
-    step = 10 ** max(0, len(str(count)) - 2)
+    step: int = 10 ** max(0, len(str(count)) - 2)
     return -(-count // step) * step
