@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Callable
 
 import streamlit as st
 
@@ -61,7 +62,7 @@ def show(comparison: Comparison, shown: list[VariantResult]) -> bool:
             )  # fmt: skip
             chosen = next((each for each in damaged if each.name == picked), damaged[0])
         result = next(each for each in shown if each.name == chosen.name)
-        sections = [
+        sections: list[tuple[str, object, Callable[[], None]]] = [
             (f"Flipped answers ({len(chosen.flips) + chosen.flips_left_out:,})", chosen.flips,
              lambda: _flips(chosen, result)),
             (f"Prompts that part ({len(chosen.prompts) + chosen.prompts_left_out})",

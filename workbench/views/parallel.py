@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import plotly.graph_objects as go
+
 from engine.records import Comparison, VariantResult
 from workbench import charts, layout
 from workbench.quantities import bytes_text, digits, ms_text
@@ -93,9 +95,7 @@ def _text(axis: _Axis, each: VariantResult) -> str:
     return f"{axis.name}: " + ("not measured" if value is None else axis.text(value))
 
 
-def _draw_axis(
-    chart: charts.go.Figure, place: int, axis: _Axis, drawn: list[VariantResult]
-) -> None:
+def _draw_axis(chart: go.Figure, place: int, axis: _Axis, drawn: list[VariantResult]) -> None:
     worse, better = _ends(axis, drawn)
     chart.add_shape(
         type="line", x0=place, x1=place, y0=0, y1=1, layer="below",

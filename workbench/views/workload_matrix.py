@@ -217,7 +217,7 @@ def _chart(cells: list[Cell], variant: VariantResult, study: Study) -> None:
     dashes = ("solid", "dash", "dot", "dashdot", "longdash")
     field = size_field(study.workload)
     for number, size in enumerate(sizes):
-        column = sorted((each for each in cells if each.key[1] == size), key=lambda e: e.key)
+        column = sorted((e for e in cells if e.key[1] == size), key=lambda e: e.key[0])
         for name, tint in sides:
             points = [
                 (side.latency_ms.median, side.throughput_per_s, each.key[0])
@@ -236,10 +236,10 @@ def _chart(cells: list[Cell], variant: VariantResult, study: Study) -> None:
     chart.update_xaxes(showgrid=True, gridcolor=charts.faint(), rangemode="tozero")
     chart.update_yaxes(rangemode="tozero")
     best = max(cells, key=lambda each: each.variant.throughput_per_s or 0.0)
-    size = f" and {best.key[1]} {_SIZES[field]}" if field else ""
+    also = f" and {best.key[1]} {_SIZES[field]}" if field else ""
     charts.show(
         chart,
         f"Up is more in a second, left is sooner; b4 is a batch of 4. {variant.name} gives most,"
-        f" {digits(best.variant.throughput_per_s or 0.0)} {unit}, at batch {best.key[0]}{size}.",
+        f" {digits(best.variant.throughput_per_s or 0.0)} {unit}, at batch {best.key[0]}{also}.",
         key="compare_matrix",
     )
