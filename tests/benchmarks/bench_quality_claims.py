@@ -31,7 +31,7 @@ from engine.records import ModelReference, Quality
 _VARIANTS = (
     ("digits_vision", "static_int8"),
     ("digits_vision", "reduced_precision"),
-    ("tiny_gpt", "dynamic_int8"),
+    ("tiny_gpt", "weight_only_int:exclude=head"),
     ("tiny_gpt", "reduced_precision"),
 )
 _STRETCHES = (0.0, 0.3, 0.6, 0.9)
