@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from engine.api import TechniqueInfo
 from engine.commands.arguments import written
 from engine.commands.ceilings_text import ceilings_line
-from engine.commands.quality_text import claim_text, flips_text
 from engine.commands.tables import table as table
 from engine.doctor import Examination
 from engine.models.catalog import SampleCard
 from engine.optimize.recipe import recipe_text
+from engine.quality_text import claim_text, flips_text
 from engine.quantities import (
     bytes_text,
     count_text,

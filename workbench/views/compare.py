@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from engine.commands.quality_text import claim_text
+from engine.quality_text import claim_text
 from engine.records import Comparison, VariantResult
 from workbench import layout, session
 from workbench.layout import Figure

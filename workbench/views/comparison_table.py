@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from engine.commands.quality_text import claim_text, flips_text
+from engine.quality_text import claim_text, flips_text
 from engine.records import Comparison, VariantResult
 from workbench import jobs, layout, tables
 from workbench.quantities import MISSING, bytes_text, count_text, digits, ms_text, range_text

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import streamlit as st
 
 from engine import api
-from engine.commands.quality_text import flips_text
+from engine.quality_text import flips_text
 from engine.records import (
     Comparison,
     DivergenceAlong,
@@ -32,11 +32,12 @@ _STYLE = """<style>
 .wb-text .asked {opacity: .6;}
 .wb-text mark {background: rgba(245,158,11,.34); color: inherit; border-radius: .2rem;
   border-left: 3px solid #f59e0b; padding-left: 1px;}
-.wb-flip {display: flex; gap: .8rem; align-items: center; margin-bottom: .55rem;}
+.wb-flip {display: flex; flex-wrap: wrap; gap: .2rem .8rem; align-items: center;
+  margin-bottom: .7rem;}
 .wb-flip img {width: 56px; height: 56px; image-rendering: pixelated; border-radius: .35rem;
   flex: none;}
-.wb-flip .wb-text {flex: 1; max-height: 5.6rem;}
-.wb-flip .answers {flex: 0 0 13.5rem; font-size: 13.5px; line-height: 1.5;}
+.wb-flip .wb-text {flex: 1 1 13rem; max-height: 5.6rem;}
+.wb-flip .answers {flex: 0 1 13.5rem; font-size: 13.5px; line-height: 1.5;}
 .wb-flip .answers code {font-size: 12.5px;}
 </style>"""
 

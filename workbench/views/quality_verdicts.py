@@ -5,7 +5,7 @@ from __future__ import annotations
 import plotly.graph_objects as go
 import streamlit as st
 
-from engine.commands.quality_text import claim_text, flips_text, more_samples_text
+from engine.quality_text import claim_text, flips_text, more_samples_text
 from engine.records import Comparison, Quality, VariantResult
 from workbench import charts, layout
 from workbench.quantities import digits

@@ -43,9 +43,8 @@ def card(comparison: Comparison, shown: list[VariantResult]) -> None:
     what = f" and {_SIZES[field]}" if field else ""
     with layout.card(
         f"At another batch{' or length' if field else ''}",
-        f"Each cell measures baseline and variant at its batch{what}: about"
-        f" {SETTINGS.budget_seconds:.0f} s of {SETTINGS.rounds} rounds and more, kept and found"
-        " again",
+        f"Each cell is a small comparison at its batch{what}, of at most"
+        f" {SETTINGS.budget_seconds:.0f} s of rounds; it is kept and found again",
     ):
         jobs.show_ended(("cell",))
         variant = _choose(comparison, variants)

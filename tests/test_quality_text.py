@@ -1,6 +1,6 @@
 """Quality in words."""
 
-from engine.commands.quality_text import claim_text, flips_text, more_samples_text, p_text
+from engine.quality_text import claim_text, flips_text, more_samples_text, p_text
 from engine.records import Fidelity, Quality, replace
 
 LOST = Quality("accuracy", 0.93, 360, True, 0.9, 0.95, -0.031, -0.049, -0.013, "WORSE", 0.01)
