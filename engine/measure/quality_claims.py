@@ -1,7 +1,8 @@
 """Which of four words a difference in quality deserves, by the same rule everywhere; no torch.
 
-BETTER or WORSE: the paired 95 % interval lies wholly beyond the margin. EQUIVALENT: wholly inside.
-INCONCLUSIVE: else, with how many samples would tell.
+BETTER or WORSE: the paired 95 % interval lies wholly beyond the margin, and the 99 % interval does
+not hold 0. EQUIVALENT: the 95 % interval lies wholly inside. INCONCLUSIVE: else, with how many
+samples would tell.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ SHARES = frozenset({
     "top5_agreement", "cosine", "rank_correlation", "r2",
 })  # fmt: skip
 _MOST_SAMPLES = 10**8
+# Beside a margin that is small against the noise, five of a hundred equal variants would be called
+# different by a 95 % interval: a 99 % interval, this much wider, must tell them apart as well.
+_WIDER_99 = 2.576 / 1.960
 
 
 def margin_of(metric: str, baseline: float, margin: float = MARGIN) -> float:
@@ -49,9 +53,11 @@ def quality_verdict(
         higher_is_better: whether more of the metric is better.
     """
     worst, best = (low, high) if higher_is_better else (-high, -low)
-    if worst > margin:
+    middle, half = (worst + best) / 2, (best - worst) / 2
+    is_different = abs(middle) > _WIDER_99 * half
+    if worst > margin and is_different:
         return "BETTER"
-    if best < -margin:
+    if best < -margin and is_different:
         return "WORSE"
     return "EQUIVALENT" if worst > -margin and best < margin else "INCONCLUSIVE"
 
@@ -66,6 +72,8 @@ def samples_needed(
     """
     half = max(high - difference, difference - low)
     room = abs(abs(difference) - margin)
+    if abs(difference) > margin:
+        room = min(room, abs(difference) / _WIDER_99)
     if room <= 0:
         return None
     return _within_reason(samples * (half / room) ** 2)

@@ -53,7 +53,8 @@ def run() -> dict[str, Any]:
     for model, recipe in _VARIANTS:
         pair = _scored(model, ""), _scored(model, recipe)
         for way, draw in ways:
-            words, covered = _judged(pair, draw, trials // (len(_VARIANTS) * len(ways)))
+            each = trials // (len(_VARIANTS) * len(ways))
+            words, covered = _judged(pair, draw, each, first=total)
             rows.append(_row(f"{model}, {recipe}: {way}", words, covered))
             wrong += words["BETTER"] + words["WORSE"]
             total += sum(words.values())
@@ -91,10 +92,14 @@ def _scored(model: str, recipe: str) -> Scores:
 
 
 def _judged(
-    pair: tuple[Scores, Scores], draw: Callable[..., tuple[Scores, Scores]], trials: int
+    pair: tuple[Scores, Scores],
+    draw: Callable[..., tuple[Scores, Scores]],
+    trials: int,
+    *,
+    first: int,
 ) -> tuple[Counter[str], float]:
     words, covered = Counter[str](), 0
-    for seed in range(trials):
+    for seed in range(first, first + trials):
         found = compare_quality(*draw(pair, np.random.default_rng(seed)), seed=seed)
         if found is None or found.verdict is None:
             raise ValueError("Nothing was scored.")

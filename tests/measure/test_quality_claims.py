@@ -48,6 +48,13 @@ def test_an_interval_gets_one_word_and_the_other_sign_its_opposite(
         assert -margin < low <= low + width < margin
 
 
+def test_a_margin_that_is_small_beside_the_noise_makes_no_claim_of_chance() -> None:
+    # From 0.011 to 0.5: half as much again on both sides would hold 0.
+    far = {"margin": 0.01, "higher_is_better": True}
+    assert quality_verdict(0.011, 0.5, **far) == "INCONCLUSIVE"
+    assert quality_verdict(0.2, 0.5, **far) == "BETTER"
+
+
 def test_the_margin_is_in_the_metric_s_own_unit() -> None:
     # 1 % of a perplexity of 20 is 0.2; of an accuracy it is one point, whatever its value.
     assert margin_of("perplexity", 20.0, 0.01) == pytest.approx(0.2)
