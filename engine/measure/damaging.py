@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -57,7 +58,7 @@ def write_damage(
     before, after = _confusions(baseline, variant, found)
     damage = VariantDamage(
         "", flips, left_out, prompts, prompts_left_out, _along(built, outputs, speller),
-        before, after,
+        before, after, found.class_names if before else (),
     )  # fmt: skip
     keep_damage(folder, damage)
 
@@ -91,7 +92,7 @@ def _flips(
             text, image = depict(
                 built.quality.evaluation[call].inputs, row, place if is_token else None, speller
             )
-            named = speller.token if is_token else str
+            named = speller.token if is_token else functools.partial(_class, found.class_names)
             label = int(variant.labels[item])
             shown.append(
                 FlippedAnswer(
@@ -103,6 +104,10 @@ def _flips(
             )  # fmt: skip
     left_out = int((to_wrong | to_right | (changed & ~labelled)).sum()) - len(shown)
     return tuple(shown), left_out
+
+
+def _class(names: Sequence[str], id: int) -> str:
+    return names[id] if id < len(names) else str(id)
 
 
 def _prompts(

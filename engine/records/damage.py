@@ -60,7 +60,7 @@ class VariantDamage:
     """The worst examples of one variant; what was left out is counted.
 
     `confusion_before` and `confusion_after` count answers, [label][answer], where the outputs are a
-    few classes and have labels; empty else.
+    few classes and have labels; empty else. `classes` names them, where they have names.
     """
 
     name: str
@@ -71,6 +71,7 @@ class VariantDamage:
     along: tuple[DivergenceAlong, ...] = ()
     confusion_before: tuple[tuple[int, ...], ...] = ()
     confusion_after: tuple[tuple[int, ...], ...] = ()
+    classes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

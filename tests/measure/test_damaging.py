@@ -158,11 +158,13 @@ def test_images_and_labels_missing_in_part_are_shown_right(tmp_path: Path) -> No
         made.program = Program(module)
         images = torch.eye(4).view(4, 1, 2, 2)
         labels = torch.tensor([-100, 0, 0, 0])
-        made.quality = QualityData("accuracy", evaluation=[Example((images,), labels)])
+        made.quality = QualityData(
+            "accuracy", evaluation=[Example((images,), labels)], class_names=("ox", "cat")
+        )  # fmt: skip
         return made
 
     first, second = built(0), built(2)
     damage, _ = damaged(tmp_path, first, second)
     (flip,) = damage.flips
-    assert (flip.kind, flip.before, flip.after, flip.label) == ("to wrong", "0", "2", "0")
+    assert (flip.kind, flip.before, flip.after, flip.label) == ("to wrong", "ox", "2", "ox")
     assert flip.image == picture(torch.eye(4).view(4, 1, 2, 2)[1])

@@ -200,7 +200,10 @@ def _confusion(damage: VariantDamage) -> None:
         for rows in zip(before, after, strict=True)
     ]
     largest = max((abs(value) for row in delta for value in row), default=0) or 1
-    names = [str(index) for index in range(len(delta))]
+    names = [
+        damage.classes[index] if index < len(damage.classes) else str(index)
+        for index in range(len(delta))
+    ]
     middle = "#1a1f2e" if charts.is_dark() else "#f4f5f9"
     chart = charts.figure(height=120 + 30 * len(names), x="answer", y="label")
     # On the diagonal more is better, beside it worse: the colour says which.
