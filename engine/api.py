@@ -43,6 +43,7 @@ from engine.records import (
     BudgetCheck,
     CodeReport,
     Comparison,
+    Damage,
     DataPreview,
     Frontier,
     FrontierCurve,
@@ -427,6 +428,31 @@ def layer_distances(asked: StudyRequest, recipe: Recipe | str, **how: Any) -> La
     """
     arguments = {"request": asked, "recipe": recipe_text(_recipe(recipe))}
     return run("layer_distances", LayerDistances, arguments, **how)
+
+
+def compare_at(
+    asked: StudyRequest,
+    recipes: Sequence[Recipe | str],
+    *,
+    of: Study,
+    settings: Settings | None = None,
+    **how: Any,
+) -> Comparison:
+    """The same at another workload, kept as one cell of the study `of`: see `cells`."""
+    texts = [recipe_text(_recipe(each)) for each in recipes]
+    arguments = {"request": asked, "recipes": texts, "settings": settings or Settings(),
+                 "of": of.id}  # fmt: skip
+    return run("cell", Comparison, arguments, **how)
+
+
+def cells(study: Study, *, store: Store | None = None) -> tuple[Comparison, ...]:
+    """What was measured of this study's model at other workloads, the newest first; at once."""
+    return (store or Store()).list("cell", Comparison, study=study.id)
+
+
+def damage(comparison: Comparison, *, store: Store | None = None) -> Damage | None:
+    """The worst examples of each variant; None of a comparison that kept none; at once."""
+    return (store or Store()).get("damage", comparison.id, Damage)
 
 
 def export(

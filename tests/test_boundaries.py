@@ -23,9 +23,10 @@ TORCH_FREE = (
 HEAVY = {"torch", "transformers", "onnx", "onnxruntime", "openvino", "nncf", "tensorflow"}
 # What the screens may import of the engine.
 FOR_SCREENS = {
-    "api", "client", "commands", "doctor", "errors", "jobs", "measure.pareto", "models.catalog",
-    "models.data_rows", "models.metrics", "optimize.recipe", "optimize.technique", "params",
-    "profile.machine", "records", "store",
+    "api", "client", "commands", "doctor", "errors", "jobs", "measure.pareto",
+    "measure.quality_claims", "models.catalog", "models.data_rows", "models.metrics",
+    "optimize.recipe", "optimize.technique", "params", "profile.machine", "quality_text",
+    "records", "store",
 }  # fmt: skip
 
 

@@ -174,6 +174,7 @@ def settings(given: argparse.Namespace) -> Settings:
         "budget_seconds": given.budget,
         "quality_limit": given.quality_limit,
         "processes": given.processes,
+        "quality_margin": given.quality_margin,
     }
     return Settings(**{name: each for name, each in asked.items() if each is not None})
 
@@ -293,6 +294,11 @@ def _settings(verb: Parser, *, budget: str = "--budget") -> None:
         "--processes", type=_count, metavar="N",
         help=f"that each variant is timed in; default {defaults.processes}",
     )  # fmt: skip
+    group.add_argument(
+        "--quality-margin", type=_share, metavar="SHARE",
+        help="of the baseline's value (of an accuracy: points), beyond which a difference in"
+        f" quality counts; default {defaults.quality_margin:g}",
+    )  # fmt: skip
 
 
 class _StepAction(argparse.Action):
@@ -345,6 +351,16 @@ def _whole(text: str, low: int) -> int:
     if not re.fullmatch(r"[0-9]{1,12}", text) or int(text) < low:
         raise argparse.ArgumentTypeError(f"must be a whole number from {low} on, got {text!r}")
     return int(text)
+
+
+def _share(text: str) -> float:
+    try:
+        found = float(text)
+    except ValueError:
+        found = -1.0
+    if not 0 < found < 1:
+        raise argparse.ArgumentTypeError(f"must be a number above 0 and below 1, got {text!r}")
+    return found
 
 
 def _seconds(text: str) -> float:

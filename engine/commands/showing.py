@@ -12,6 +12,7 @@ from engine.commands.tables import table as table
 from engine.doctor import Examination
 from engine.models.catalog import SampleCard
 from engine.optimize.recipe import recipe_text
+from engine.quality_text import claim_text, flips_text
 from engine.quantities import (
     bytes_text,
     count_text,
@@ -27,6 +28,7 @@ from engine.records import (
     JobStatus,
     MemoryLedger,
     Profile,
+    Quality,
     Recipe,
     Study,
     Suggestion,
@@ -198,8 +200,9 @@ def comparison_text(found: Comparison) -> str:
         if held is not None and held.difference is not None:
             lines.append(
                 f"  {variant.name}: {held.metric} {held.difference:+.3g} against the whole model"
-                " trained as long"
+                f" trained as long{_claimed(held)}"
             )
+        lines += _quality_lines(variant)
         if variant.quality is not None and variant.quality.also:
             also = (f"{each.metric} {number_text(each.value)}" for each in variant.quality.also)
             lines.append(f"  {variant.name}: also {', '.join(also)}")
@@ -218,6 +221,19 @@ def check_text(found: BudgetCheck) -> str:
     lines = [f"{each.word.ljust(width)}  {each.words}" for each in rows]
     kept = sum(each.word == "KEPT" for each in rows)
     return "\n".join([*lines, f"{kept} of {len(rows)} budgets of {found.recipe} are kept."])
+
+
+def _quality_lines(variant: VariantResult) -> list[str]:
+    """The verdict on a variant's quality, and its flips; no line where nothing was scored."""
+    claim = claim_text(variant.quality) if variant.quality else ""
+    flips = flips_text(variant.fidelity) if variant.fidelity and claim else ""
+    named = f"  {variant.name}: {variant.quality.metric} " if variant.quality else ""
+    lines = [f"{named}{claim}"] if claim else []
+    return [*lines, f"  {variant.name}: answers {flips}"] if flips else lines
+
+
+def _claimed(found: Quality) -> str:
+    return f": {found.verdict}" if found.verdict else ""
 
 
 def building_lines(variant: VariantResult) -> list[str]:

@@ -28,7 +28,7 @@ from engine.jobs.turn import Turn
 from engine.records import ENDED, replace
 from engine.store import Store
 
-MEASURING = frozenset({"profile", "optimize", "compare", "export", "verify", "calibrate"})
+MEASURING = frozenset({"profile", "optimize", "compare", "cell", "export", "verify", "calibrate"})
 GRACE_SECONDS = 3.0
 _LOOK_SECONDS = 0.2
 _FAMILY_SECONDS = 1.0

@@ -20,6 +20,7 @@ from engine.measure.variant_process import Entrant
 from engine.optimize.recipe import recipe_text
 from engine.records import (
     Comparison,
+    Damage,
     Prediction,
     Recipe,
     RecipeForecast,
@@ -46,6 +47,7 @@ def compare(
     predictions: Mapping[str, Prediction] | None = None,
     forecasts: Mapping[str, RecipeForecast] | None = None,
     builder: str = BUILDER,
+    keep_damage: Callable[[Damage], None] = lambda damage: None,
 ) -> Comparison:
     """Measures recipes against the baseline in one interleaved run.
 
@@ -59,6 +61,7 @@ def compare(
         predictions: by recipe text, put beside the measurements.
         forecasts: what building takes, by recipe text, likewise.
         builder: "module:function" that builds a variant in its process.
+        keep_damage: takes the worst examples of each variant, which have the comparison's id.
 
     Raises:
         WorkbenchError: the baseline failed.
@@ -75,6 +78,7 @@ def compare(
         _entrant(name, recipe, study, request, cache, builder, verify=name in variants)
         for name, recipe in (variants | prefixes).items()
     ]
+    id = content_id(study.id, [to_plain(each) for each in wanted], begun)
     noticed = warnings_about(study, [each.threads for each in entrants])
     with tempfile.TemporaryDirectory(prefix="workbench-measure-") as folder:
         plan = Plan(
@@ -88,12 +92,13 @@ def compare(
             controls=controls(asked) if learns else {},
         )  # fmt: skip
         results = tuple(composer.result(name, recipe) for name, recipe in variants.items())
+        keep_damage(composer.damage(id, [name for name in variants if name != BASELINE]))
     by_text = {recipe_text(r): name for name, r in (prefixes | variants).items()}
     waterfall = composer.waterfall(wanted, by_text) if chosen.waterfall else ()
     return Comparison(
-        id=content_id(study.id, [to_plain(each) for each in wanted], begun),
-        study=study, variants=results, noise_floor=composer.noise_floor, rounds=measured.rounds,
-        method=measured.method, created=begun, seconds=time.time() - begun, waterfall=waterfall,
+        id=id, study=study, variants=results, noise_floor=composer.noise_floor,
+        rounds=measured.rounds, method=measured.method, created=begun,
+        seconds=time.time() - begun, waterfall=waterfall,
         warnings=(*noticed, *study.model.notes, *measured.warnings, *composer.warnings()),
     )  # fmt: skip
 

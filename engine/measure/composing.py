@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from engine.measure.damage_files import read_damage
 from engine.measure.plan import Measured, Plan, ratio_of, scores_folder
 from engine.measure.scores import Scores, compare_fidelity, compare_quality
 from engine.measure.statistics import MARGIN, median, p95, verdict
 from engine.optimize.recipe import recipe_text
 from engine.records import (
+    Damage,
     Fidelity,
     Interval,
     LatencySummary,
@@ -22,6 +24,7 @@ from engine.records import (
     VerdictWord,
     WaterfallStep,
     from_plain,
+    replace,
 )
 
 _WIDE = 0.1
@@ -46,6 +49,7 @@ class Composer:
         self._predictions = predictions
         self._forecasts = forecasts
         self._controls = controls or {}
+        self._margin = plan.settings.quality_margin
         self._baseline = Scores.load(scores_folder(plan, plan.baseline))
         self.noise_floor = self._ratio(plan.baseline, plan.control)
 
@@ -84,6 +88,17 @@ class Composer:
             load_seconds=facts.get("load_seconds"),
             control_of=tuple(each for each, other in self._controls.items() if other == name),
             against_control=self._against_control(name),
+        )
+
+    def damage(self, comparison: str, names: Sequence[str]) -> Damage:
+        """The worst examples of the variants that came through."""
+        found = [
+            (name, read_damage(scores_folder(self._plan, name)))
+            for name in names
+            if name not in self._measured.failures
+        ]
+        return Damage(
+            comparison, tuple(replace(each, name=name) for name, each in found if each is not None)
         )
 
     def waterfall(
@@ -173,14 +188,18 @@ class Composer:
         if name in self._measured.failures:
             return None, None
         scores = Scores.load(scores_folder(self._plan, name))
-        return compare_quality(self._baseline, scores), compare_fidelity(self._baseline, scores)
+        quality = compare_quality(self._baseline, scores, margin=self._margin)
+        if quality is not None and name == self._plan.baseline:
+            also = tuple(replace(e, verdict=None, samples_needed=None) for e in quality.also)
+            quality = replace(quality, verdict=None, samples_needed=None, also=also)
+        return quality, compare_fidelity(self._baseline, scores)
 
     def _against_control(self, name: str) -> Quality | None:
         control = self._controls.get(name)
         if control is None or {name, control} & self._measured.failures.keys():
             return None
         theirs, ours = (Scores.load(scores_folder(self._plan, each)) for each in (control, name))
-        return compare_quality(theirs, ours)
+        return compare_quality(theirs, ours, margin=self._margin)
 
     def _throughput(self, latency: LatencySummary | None) -> float | None:
         if latency is None:

@@ -74,7 +74,7 @@ def score_one(process: VariantProcess, plan: Plan, found: Measured) -> None:
             "score", timeout=LOAD_TIMEOUT_SECONDS, folder=str(folder),
             reference=str(scores_folder(plan, plan.baseline)),
             is_baseline=process.name == plan.baseline, limit=plan.settings.quality_limit,
-            prompts=PROMPTS,
+            prompts=min(PROMPTS, plan.settings.quality_limit or PROMPTS),
         )  # fmt: skip
     except VariantFailed as failure:
         found.failures[process.name] = failure.record

@@ -1,4 +1,4 @@
-"""The Pareto front of latency and quality; no torch."""
+"""The Pareto front of latency and quality, with limits on both; no torch."""
 
 from __future__ import annotations
 
@@ -21,6 +21,32 @@ def pareto_front(
     scored = [(latency, sign * quality) for latency, quality in points]
     kept = [index for index, each in enumerate(scored) if not _is_beaten(each, scored)]
     return sorted(kept, key=lambda index: (scored[index][0], -scored[index][1]))
+
+
+def sweet_spot(
+    points: Sequence[tuple[float, float]],
+    *,
+    latency_limit: float,
+    quality_limit: float,
+    higher_is_better: bool = True,
+) -> int | None:
+    """Index of the fastest point inside both limits; None where no point is.
+
+    Args:
+        points: (latency, quality) of each variant.
+        latency_limit: the most that is allowed.
+        quality_limit: the worst that is allowed, in the quality's own unit.
+        higher_is_better: whether more of the quality's figure is better.
+    """
+    sign = 1.0 if higher_is_better else -1.0
+    # A limit that is a point's own value lets it in, whatever the last digit of either says.
+    slack = 1e-9 * max(1.0, abs(quality_limit))
+    inside = [
+        index
+        for index, (latency, quality) in enumerate(points)
+        if latency <= latency_limit and sign * quality >= sign * quality_limit - slack
+    ]
+    return min(inside, key=lambda index: points[index][0], default=None)
 
 
 def _is_beaten(point: tuple[float, float], others: Sequence[tuple[float, float]]) -> bool:

@@ -26,7 +26,13 @@ Predict = Callable[[Inputs], Tensor]
 
 @dataclass
 class Evaluation:
-    """What `evaluate` gives, by example and by item; see `engine.measure.scores.Scores`."""
+    """What `evaluate` gives, by example and by item; see `engine.measure.scores.Scores`.
+
+    Attributes:
+        confidence: the probability of each answer.
+        calls: the calls that have answers; `positions` of each, flat over batch and tokens.
+        widths: by call, how many tokens of a row have an answer; 1 where the row has one.
+    """
 
     metric: str
     higher_is_better: bool
@@ -38,6 +44,10 @@ class Evaluation:
     right_tokens: list[float] = field(default_factory=list)
     targets: list[float] = field(default_factory=list)
     class_names: tuple[str, ...] = ()
+    confidence: list[np.ndarray] = field(default_factory=list)
+    calls: list[int] = field(default_factory=list)
+    positions: list[np.ndarray] = field(default_factory=list)
+    widths: dict[int, int] = field(default_factory=dict)
 
 
 def evaluate(
@@ -75,6 +85,7 @@ def evaluate(
         outputs_differ = outputs_differ or not torch.equal(logits, first)
         if _is_answer(quality.metric, example, logits, has_classes, program):
             _keep_answers(found, example, logits)
+            _keep_places(found, index, example, logits)
         score(found, example, logits)
         on_outputs(index, logits)
     if not outputs_differ:
@@ -135,10 +146,31 @@ def _keep_answers(found: Evaluation, example: Example, logits: Tensor) -> None:
     if labels is None or labels.numel() != predicted.numel() or labels.is_floating_point():
         labels = torch.full_like(predicted, IGNORED)
     kept = labels.reshape(-1).cpu()
-    # Positions without a label are no answers where others have one (padding).
-    mask = kept != IGNORED if bool((kept != IGNORED).any()) else torch.ones_like(kept).bool()
+    mask = _answered(kept)
     found.predicted.append(predicted[mask].numpy())
     found.labels.append(kept[mask].numpy().astype(np.int64))
+
+
+def _answered(labels: Tensor) -> Tensor:
+    """Positions without a label are no answers where others have one (padding)."""
+    return labels != IGNORED if bool((labels != IGNORED).any()) else torch.ones_like(labels).bool()
+
+
+def _keep_places(found: Evaluation, index: int, example: Example, logits: Tensor) -> None:
+    """Where the answers that were kept last stand, and how certain each is."""
+    count = logits.numel() // logits.shape[-1]
+    labels = example.labels
+    is_labelled = labels is not None and labels.numel() == count and not labels.is_floating_point()
+    mask = (
+        _answered(labels.reshape(-1).cpu())
+        if labels is not None and is_labelled
+        else torch.ones(count, dtype=torch.bool)
+    )
+    largest = logits.amax(-1) - logits.logsumexp(-1)
+    found.confidence.append(largest.reshape(-1).exp()[mask].double().numpy())
+    found.calls.append(index)
+    found.positions.append(mask.nonzero().flatten().numpy())
+    found.widths[index] = logits.shape[-2] if logits.ndim > 2 else 1
 
 
 def _score_tokens(found: Evaluation, example: Example, logits: Tensor) -> None:

@@ -31,6 +31,7 @@ class Reference:
     divergence: list[float] = field(default_factory=list)
     compared: list[int] = field(default_factory=list)
     top5_shared: list[float] = field(default_factory=list)
+    divergence_by_row: list[np.ndarray] = field(default_factory=list)
 
     def take(self, index: int, logits: Tensor) -> None:
         """Keeps the outputs of a call, or holds them against the baseline's."""
@@ -52,11 +53,13 @@ class Reference:
         self.squared_difference.append(float((variant.double() - wide).square().sum()))
         self.squared_baseline.append(float(wide.square().sum()))
         if not self.has_classes or baseline.shape[1] < 2:
+            self.divergence_by_row.append(np.empty(0))
             return
         ours, theirs = variant.log_softmax(-1), baseline.log_softmax(-1)
         kl = (theirs.exp() * (theirs - ours)).sum(-1).clamp_min(0)
         self.divergence.append(float(kl.double().sum()))
         self.compared.append(len(kl))
+        self.divergence_by_row.append(kl.numpy())
         if baseline.shape[1] > _TOP:
             self.top5_shared.append(_shared(baseline, variant))
 

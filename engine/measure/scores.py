@@ -16,6 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.measure.confusing import confusion_matrix, macro_f1
+from engine.measure.flips import flips_p, share_interval
+from engine.measure.quality_claims import (
+    MARGIN,
+    answers_needed,
+    margin_of,
+    quality_verdict,
+    samples_needed,
+)
 from engine.measure.statistics import paired_interval
 from engine.models.metrics import METRICS, family_of, siblings_of
 from engine.records import Confusion, Fidelity, Quality
@@ -56,6 +64,7 @@ class Scores:
         top5_shared: by call, over the items, the sum of the share of the baseline's five likeliest
         answers that are among these; empty for five classes or fewer.
         class_names: of the class ids, in their order; empty where they have none.
+        confidence: the probability of each item's answer.
     """
 
     metric: str
@@ -77,6 +86,7 @@ class Scores:
     targets: Floats = field(default_factory=lambda: np.empty(0))
     top5_shared: Floats = field(default_factory=lambda: np.empty(0))
     class_names: NDArray[np.str_] = field(default_factory=lambda: np.empty(0, dtype=np.str_))
+    confidence: Floats = field(default_factory=lambda: np.empty(0))
 
     def save(self, folder: Path) -> None:
         """Writes the scores into `folder`."""
@@ -97,21 +107,33 @@ def metric_value(scores: Scores, index: Integers | None = None) -> float:
     return _VALUE_OF.get(scores.metric, _mean)(scores, chosen)
 
 
-def compare_quality(baseline: Scores, variant: Scores, *, seed: int = 0) -> Quality | None:
+def compare_quality(
+    baseline: Scores, variant: Scores, *, margin: float = MARGIN, seed: int = 0
+) -> Quality | None:
     """The metric with its interval and, paired by example, its difference to the baseline.
 
     Beside it the other metrics that the same examples give and, for classes, the confusion matrix.
-    None where nothing was scored. The baseline against itself has the difference 0.
+    Right and wrong answers get the interval of a paired share, which stays wide for few samples
+    even where nothing flipped; other metrics a paired bootstrap.
+
+    Args:
+        baseline: its scores.
+        variant: scores on the same examples.
+        margin: a share of the baseline's value, or points of a metric that is a share.
+        seed: of the draws.
+
+    Returns:
+        None where nothing was scored. The baseline against itself has the difference 0.
     """
     count = len(variant.values)
     if count == 0 or count != len(baseline.values):
         return None
     also = tuple(
-        _compared(replace(baseline, metric=name), replace(variant, metric=name), seed)
+        _compared(replace(baseline, metric=name), replace(variant, metric=name), margin, seed)
         for name in siblings_of(variant.metric)
         if is_computable(variant, name) and is_computable(baseline, name)
     )
-    found = _compared(baseline, variant, seed)
+    found = _compared(baseline, variant, margin, seed)
     confusion = confusion_of(variant) if family_of(variant.metric) == "classes" else None
     return replace(found, also=also, confusion=confusion)
 
@@ -129,20 +151,28 @@ def is_computable(scores: Scores, metric: str) -> bool:
     return len(needed.get(metric, scores.values)) == len(scores.values)
 
 
-def _compared(baseline: Scores, variant: Scores, seed: int) -> Quality:
+def _compared(baseline: Scores, variant: Scores, margin: float, seed: int) -> Quality:
     count = len(variant.values)
     own, difference = paired_interval(
         lambda index: (metric_value(baseline, index), metric_value(variant, index)),
         count, seed=seed, draws=_DRAWS,
     )  # fmt: skip
-    value = metric_value(variant)
+    value, before = metric_value(variant), metric_value(baseline)
     known = METRICS.get(variant.metric)
-    return Quality(
+    flips = None if _is_same(variant) else _flips(baseline, variant)
+    if flips is not None:
+        share = share_interval(*flips, count)
+        # Of an F1 the flips tell the least that its interval must span.
+        difference = share if variant.metric == "accuracy" else (
+            min(share[0], difference[0]), max(share[1], difference[1]))  # fmt: skip
+    found = Quality(
         metric=variant.metric, value=value, samples=count,
         higher_is_better=known.higher_is_better if known else variant.higher_is_better,
-        low=own[0], high=own[1], difference=value - metric_value(baseline),
-        difference_low=difference[0], difference_high=difference[1],
+        low=own[0], high=own[1],
+        difference=value - before, difference_low=difference[0], difference_high=difference[1],
+        margin=margin_of(variant.metric, before, margin),
     )  # fmt: skip
+    return _judged(found, flips, is_same=_is_same(variant))
 
 
 def compare_fidelity(baseline: Scores, variant: Scores) -> Fidelity:
@@ -177,6 +207,9 @@ def compare_fidelity(baseline: Scores, variant: Scores) -> Fidelity:
         ),
         sqnr_db=-20 * math.log10(forward) if forward > 0 else None,
         edit_distance=edit_distance(baseline.tokens, variant.tokens),
+        mcnemar_p=flips_p(was_right, is_right, variant.weights.astype(np.int64))
+        if has_labels
+        else None,
     )
 
 
@@ -219,6 +252,41 @@ def _edits(left: Integers, right: Integers) -> int:
         # Insertions come from the left in the same row: a running minimum of row - place.
         row = np.minimum.accumulate(np.concatenate(([done], kept)) - places) + places
     return int(row[-1])
+
+
+def _judged(found: Quality, flips: tuple[int, int] | None, *, is_same: bool) -> Quality:
+    """With its verdict; one example says nothing of how much examples differ."""
+    low, high, margin = found.difference_low, found.difference_high, found.margin
+    difference = found.difference
+    if low is None or high is None or margin is None or difference is None:
+        return found
+    if found.samples < 2 and not is_same:
+        return replace(found, verdict="INCONCLUSIVE")
+    word = quality_verdict(low, high, margin=margin, higher_is_better=found.higher_is_better)
+    if word != "INCONCLUSIVE":
+        return replace(found, verdict=word)
+    needed = (
+        answers_needed(*flips, samples=found.samples, margin=margin)
+        if flips is not None and found.metric == "accuracy"
+        else samples_needed(difference, low, high, samples=found.samples, margin=margin)
+    )
+    return replace(found, verdict=word, samples_needed=needed)
+
+
+def _is_same(variant: Scores) -> bool:
+    """Whether every output is the baseline's to the last bit, so that no sample could differ."""
+    return len(variant.squared_difference) > 0 and not variant.squared_difference.any()
+
+
+def _flips(baseline: Scores, variant: Scores) -> tuple[int, int] | None:
+    """Examples that turned wrong and right; None where an example is not right or wrong."""
+    for each in (baseline, variant):
+        if not (np.isin(each.values, (0.0, 1.0)).all() and (each.weights == 1).all()):
+            return None
+    if variant.metric == "relative_error" or family_of(variant.metric) not in ("classes", None):
+        return None
+    moved = variant.values - baseline.values
+    return int((moved < 0).sum()), int((moved > 0).sum())
 
 
 def _is_comparable(baseline: Integers, variant: Integers) -> bool:

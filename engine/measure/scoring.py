@@ -11,6 +11,7 @@ import torch
 
 from engine.measure.built import Built
 from engine.measure.channel import Message
+from engine.measure.damaging import write_damage
 from engine.measure.generating import Continuations, continue_prompts, through_decoder
 from engine.measure.quality import Evaluation, Predict, evaluate, scoring_program
 from engine.measure.reference import Reference
@@ -47,8 +48,27 @@ def score(
         continued = continue_prompts(built, Path(reference), is_baseline=is_baseline, limit=prompts)
     outputs = Reference(Path(reference), is_baseline, len(kept), _has_classes(built))
     found, notes = _evaluated(built, outputs, continued)
-    _scores(found, outputs, continued).save(Path(folder))
+    scores = _scores(found, outputs, continued)
+    scores.save(Path(folder))
+    if not is_baseline:
+        notes += _damaged(built, Path(folder), Path(reference), scores, found, outputs)
     return {"texts": continued.texts, "notes": notes}
+
+
+def _damaged(
+    built: Built,
+    folder: Path,
+    reference: Path,
+    scores: Scores,
+    found: Evaluation,
+    outputs: Reference,
+) -> list[str]:
+    try:
+        baseline = Scores.load(reference)
+        write_damage(built, folder, scores=(baseline, scores), found=found, outputs=outputs)
+    except Exception as error:  # inputs of a shape that nobody foresaw must not cost the figures
+        return [f"its worst examples cannot be shown ({type(error).__name__}: {error})."]
+    return []
 
 
 def _evaluated(
@@ -108,6 +128,7 @@ def _scores(found: Evaluation, outputs: Reference, continued: Continuations) -> 
         targets=_floats(found.targets),
         top5_shared=_floats(outputs.top5_shared),
         class_names=np.array(found.class_names, dtype=np.str_),
+        confidence=np.concatenate(found.confidence) if found.confidence else np.empty(0),
     )
 
 

@@ -86,16 +86,20 @@ def ratio_interval(
     logs = np.log(theirs / ours)
     centre = float(np.median(logs))
     length = min(len(logs), block or block_length(len(logs)))
-    medians = bootstrap_medians(logs, block=length, seed=seed)
-    low, high = np.percentile(medians, (2.5, 97.5))
-    noise = ((float(high) - float(low)) / 2 / _NORMAL_975) ** 2
+    low, high = _percentiles(logs, block=length, seed=seed)
+    noise = _variance(low, high)
     wider = _widening(len(logs), length, autocorrelation(logs))
     # A handful of rounds that look alike could stretch it without end: it ends as far outside of
     # what was seen as what was seen is wide.
     seen = float(np.ptp(logs))
     low = max(centre - wider * max(0.0, centre - low), float(logs.min()) - seen)
     high = min(centre + wider * max(0.0, high - centre), float(logs.max()) + seen)
-    between = _between_processes(logs, processes or [], noise)
+    between = None
+    if processes:
+        alone = _variance(*_percentiles(logs, block=1, seed=seed))
+        # Where rounds are alike but for their process, `alone` is of the processes.
+        shared = max(noise * wider**2 - 2 * alone, -noise)
+        between = _between_processes(logs, processes, shared)
     if between is not None:
         moved = between[0] - centre
         centre, low, high = centre + moved, low + moved, high + moved
@@ -149,6 +153,8 @@ def paired_interval(
     """95 % intervals of a variant's metric and of its difference to the baseline.
 
     Both are computed on the same drawn examples, so that what makes an example hard cancels out.
+    A bootstrap of few examples is too narrow: it is widened as Student's t is over the normal, and
+    by the degree of freedom that the mean takes.
 
     Args:
         statistic: from drawn example indices to (baseline's value, variant's value).
@@ -160,9 +166,19 @@ def paired_interval(
     pairs = np.array(
         [statistic(generator.integers(0, count, size=count)) for _ in range(draws)]
     )  # [draws, 2]
-    own = np.percentile(pairs[:, 1], (2.5, 97.5))
-    difference = np.percentile(pairs[:, 1] - pairs[:, 0], (2.5, 97.5))
-    return (float(own[0]), float(own[1])), (float(difference[0]), float(difference[1]))
+    before, after = statistic(np.arange(count))
+    return (
+        _widened(pairs[:, 1], after, count),
+        _widened(pairs[:, 1] - pairs[:, 0], after - before, count),
+    )
+
+
+def _widened(drawn: Floats, centre: float, count: int) -> tuple[float, float]:
+    low, high = (float(end) for end in np.percentile(drawn, (2.5, 97.5)))
+    if count < 2:
+        return low, high
+    wider = _student(count - 1) / _NORMAL_975 * math.sqrt(count / (count - 1))
+    return min(low, centre - wider * (centre - low)), max(high, centre + wider * (high - centre))
 
 
 def _widening(rounds: int, block: int, rho: float) -> float:
@@ -180,14 +196,26 @@ def _widening(rounds: int, block: int, rho: float) -> float:
     return _student(freedom) / _NORMAL_975 * math.sqrt(true / caught)
 
 
+def _percentiles(logs: Floats, *, block: int, seed: int) -> tuple[float, float]:
+    low, high = np.percentile(bootstrap_medians(logs, block=block, seed=seed), (2.5, 97.5))
+    return float(low), float(high)
+
+
+def _variance(low: float, high: float) -> float:
+    """Of a normal whose 95 % interval this is."""
+    return ((high - low) / 2 / _NORMAL_975) ** 2
+
+
 def _between_processes(
     logs: Floats, processes: Sequence[tuple[int, int]], noise: float
 ) -> tuple[float, float] | None:
     """The mean over processes and half its 95 % interval; None where each side has but one.
 
-    Every process's median holds the noise of its rounds beside its own place in memory, and the
-    same rounds stand in a median of the baseline's and in one of the variant's: `noise`, the
-    variance of the whole series' median, is in the sum twice and taken out once.
+    Every process's median holds the noise of its rounds beside its own place in memory. Processes
+    take turns, so what lasts for several rounds is in all of them alike and not in their spread;
+    what is of one round is there twice, in a median of the baseline's and in one of the variant's.
+    `noise` puts that right: the variance of the whole series' median, less twice what it would be
+    if no round were like its neighbour.
     """
     if len(processes) != len(logs):
         return None
@@ -196,7 +224,7 @@ def _between_processes(
     if not freedom:
         return None
     squares = sum(float(((each - each.mean()) ** 2).sum()) for each in sides)
-    variance = squares / freedom * sum(1 / len(each) for each in sides) - noise
+    variance = squares / freedom * sum(1 / len(each) for each in sides) + noise
     centre = float(np.mean([each.mean() for each in sides]))
     return centre, _student(freedom) * math.sqrt(max(0.0, variance))
 

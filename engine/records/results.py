@@ -10,6 +10,7 @@ from engine.records.costs import LatencySummary
 from engine.records.running import Study, Workload
 
 VerdictWord = Literal["FASTER", "SLOWER", "EQUIVALENT", "INCONCLUSIVE", "BASELINE", "FAILED"]
+QualityWord = Literal["BETTER", "WORSE", "EQUIVALENT", "INCONCLUSIVE"]
 RealnessWord = Literal["REAL", "PARTIAL", "SIMULATED", "NO-OP"]
 
 
@@ -117,6 +118,9 @@ class Quality:
     """The task's metric on evaluation data; `difference` is against the baseline, paired.
 
     `also` has further metrics of the same examples, `confusion` the answers of a classifier.
+    `verdict` is the word that its interval deserves against `margin`, which is in the metric's own
+    unit; None for the baseline itself. INCONCLUSIVE goes with the `samples_needed` in all that
+    would tell; None where no number within reason would, or one sample says nothing of a spread.
     """
 
     metric: str
@@ -130,6 +134,9 @@ class Quality:
     difference_high: float | None = None
     also: tuple[Quality, ...] = ()
     confusion: Confusion | None = None
+    verdict: QualityWord | None = None
+    margin: float | None = None
+    samples_needed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -143,7 +150,8 @@ class Fidelity:
     tokens the decoder's logits are off by `decoder_relative_error`. `top5_agreement` is the mean
     share of the baseline's five likeliest answers that are among the variant's. `sqnr_db` is the
     signal-to-noise ratio of the outputs, None where they are equal. `edit_distance` is the mean
-    number of tokens to insert, delete or replace between two continuations.
+    number of tokens to insert, delete or replace between two continuations. `mcnemar_p` is
+    the chance of flips as unlike as these, to wrong and to right, if both were equally likely.
     """
 
     relative_error: float
@@ -160,6 +168,7 @@ class Fidelity:
     top5_agreement: float | None = None
     sqnr_db: float | None = None
     edit_distance: float | None = None
+    mcnemar_p: float | None = None
 
 
 @dataclass(frozen=True)

@@ -119,7 +119,8 @@ class Settings:
     """How much a comparison may take.
 
     Each variant is timed in `processes` processes of its own where memory and time allow: where
-    things lie in memory differs from one to the next.
+    things lie in memory differs from one to the next. A difference in quality counts beyond
+    `quality_margin`, a share of the baseline's value (of a metric that is a share: points of it).
     """
 
     rounds: int = 30
@@ -127,6 +128,7 @@ class Settings:
     quality_limit: int | None = None
     waterfall: bool = True
     processes: int = 4
+    quality_margin: float = 0.01
 
 
 @dataclass(frozen=True)

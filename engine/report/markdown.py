@@ -57,12 +57,15 @@ def method_words(comparison: Comparison) -> str:
 
 
 def change_words(found: Quality | None) -> str:
-    """The paired difference to the baseline with its interval."""
+    """The paired difference to the baseline with its interval and its verdict."""
     if found is None or found.difference is None:
         return "-"
     if found.difference_low is None or found.difference_high is None:
         return f"{found.difference:+.3g}"
-    return f"{found.difference:+.3g} [{found.difference_low:+.3g}, {found.difference_high:+.3g}]"
+    word = f" {found.verdict}" if found.verdict else ""
+    return (
+        f"{found.difference:+.3g} [{found.difference_low:+.3g}, {found.difference_high:+.3g}]{word}"
+    )
 
 
 def _row(each: VariantResult) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from engine.work.improving import compare, export, optimize, pilot, verify
+from engine.work.improving import cell, compare, export, optimize, pilot, verify
 from engine.work.inspecting import (
     calibrate,
     code,
@@ -30,6 +30,7 @@ WORK: dict[str, Callable[[dict[str, Any], Job], Any]] = {
     "graph": graph,
     "optimize": optimize,
     "compare": compare,
+    "cell": cell,
     "export": export,
     "verify": verify,
     "trace": trace,

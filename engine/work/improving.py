@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from engine.optimize.technique import technique
 from engine.records import (
     Artifact,
     Comparison,
+    Damage,
     Pilot,
     Prediction,
     Profile,
@@ -29,7 +31,7 @@ from engine.records import (
     replace,
 )
 from engine.store import Store
-from engine.work.opening import Job, need_weights, opened_study, part_of
+from engine.work.opening import Job, found_study, need_weights, opened_study, part_of
 
 # For timing a pilot, beside what building takes.
 _PILOT_SECONDS = 4.0
@@ -61,16 +63,41 @@ def optimize(arguments: dict[str, Any], job: Job) -> Comparison:
 
 def compare(arguments: dict[str, Any], job: Job) -> Comparison:
     """Measures the recipes against the baseline and keeps the comparison."""
-    from engine.measure.comparing import compare as measure
-
     job.progress(0.01, "Opening the model")
     _, study = opened_study(arguments, job)
+    found = _measured(
+        arguments,
+        study,
+        job,
+        keep_damage=lambda d: job.store.put("damage", d.id, d, study=study.id),
+    )
+    job.store.put("comparison", found.id, found, study=study.id)
+    return found
+
+
+def cell(arguments: dict[str, Any], job: Job) -> Comparison:
+    """Measures the recipes at another workload and keeps that beside the study of `of`."""
+    job.progress(0.01, "Opening the model")
+    _, study = found_study(arguments, job)
+    found = _measured(arguments, study, job)
+    job.store.put("cell", found.id, found, study=arguments["of"])
+    return found
+
+
+def _measured(
+    arguments: dict[str, Any],
+    study: Study,
+    job: Job,
+    keep_damage: Callable[[Damage], None] = lambda damage: None,
+) -> Comparison:
+    from engine.measure.comparing import compare as measure
+
     need_weights(study, "it cannot be optimized or measured")
     recipes = [read_recipe(each) for each in arguments["recipes"]]
     if not any(recipe.steps for recipe in recipes):
         raise InputError("A comparison needs a recipe with at least one step.")
     forecasts = _forecasts(job.store, study, recipes, job)
-    found = measure(
+    return measure(
         study,
         recipes,
         request=_request_for_children(arguments),
@@ -79,9 +106,8 @@ def compare(arguments: dict[str, Any], job: Job) -> Comparison:
         progress=part_of(job, 0.05, 0.95),
         predictions=_predictions(job.store, study, recipes),
         forecasts=forecasts,
+        keep_damage=keep_damage,
     )
-    job.store.put("comparison", found.id, found, study=study.id)
-    return found
 
 
 def export(arguments: dict[str, Any], job: Job) -> Artifact:

@@ -34,6 +34,13 @@ class Job(Protocol):
 
 def opened_study(arguments: dict[str, Any], job: Job) -> tuple[OpenedModel, Study]:
     """The model that the job is about, opened, and its study, which is kept."""
+    opened, study = found_study(arguments, job)
+    job.store.put("study", study.id, study, study=study.id)
+    return opened, study
+
+
+def found_study(arguments: dict[str, Any], job: Job) -> tuple[OpenedModel, Study]:
+    """The same, where the study is a passing one: nothing is kept."""
     asked = from_plain(arguments["request"], StudyRequest)
     opened = open_model(
         asked.reference, asked.workload, asked.quality, is_trusted=trust_check(asked, job.store)
@@ -51,7 +58,6 @@ def opened_study(arguments: dict[str, Any], job: Job) -> tuple[OpenedModel, Stud
         machine=machine,
         created=time.time(),
     )  # fmt: skip
-    job.store.put("study", study.id, study, study=study.id)
     return opened, study
 
 

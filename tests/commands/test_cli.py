@@ -60,6 +60,22 @@ def test_profile_gives_the_keys_that_are_fixed(workbench: Cli) -> None:
     assert found["not_counted"][0]["operator"] == "aten::odd"
 
 
+def test_compare_tells_what_the_quality_proves_against_the_margin_that_was_set(
+    workbench: Cli,
+) -> None:
+    asked = ("compare", "net", "--recipe", "inference_mode", "--quality-margin", "0.02")
+    _, out, _ = workbench(*asked)
+    # 2 % of a perplexity of 20; 80 samples in all are 30 more than there are.
+    assert (
+        "  v1: perplexity INCONCLUSIVE: +0.5 (95 % +0.1 to +0.9), margin 0.4;"
+        " about 30 more samples would tell\n"
+        "  v1: answers 9 to wrong, 3 to right (McNemar p = 0.15)"
+    ) in out
+    _, out, _ = workbench(*asked, "--json")
+    found = json.loads(out)["variants"][1]["quality"]
+    assert (found["verdict"], found["samples_needed"]) == ("INCONCLUSIVE", 80)
+
+
 def test_compare_gives_the_baseline_first_and_the_keys_that_are_fixed(workbench: Cli) -> None:
     found = document(
         workbench, "compare", "net", "--recipe", "inference_mode", "--recipe",
@@ -168,6 +184,7 @@ def test_an_error_is_a_document_too(workbench: Cli) -> None:
         (["compare", "net", "--recipe", "absent.yaml"], "absent.yaml cannot be read"),
         (["compare", "net", "--inference-mode", "x=1"], "no parameter 'x'"),
         (["compare", "net", "--recipe", "kv_cache", "--rounds", "3"], "from 8 on"),
+        (["compare", "net", "--recipe", "kv_cache", "--quality-margin", "1"], "below 1"),
         (["optimize", "net", "--recipe", "kv_cache", "--recipe", "kv_cache"], "takes one recipe"),
         (["export", "net", "--recipe", "kv_cache", "--format", "zip", "--out", "x"], "zip"),
         (["history", "../../etc"], "No job is called"),

@@ -11,6 +11,7 @@ from engine.measure import comparing, reloading
 from engine.measure.measuring import rounds_within
 from engine.records import (
     Comparison,
+    Damage,
     Machine,
     ModelReference,
     ModelSummary,
@@ -128,10 +129,21 @@ def test_the_waterfall_tells_what_each_step_bought(tmp_path: Path) -> None:
 
 
 def test_a_generation_is_timed_in_its_phases_and_its_cache_is_tried(tmp_path: Path) -> None:
+    kept: list[Damage] = []
     found = compare(
-        tmp_path, steps("wrong_cache"), of=study("generate", prompt_tokens=4, new_tokens=6)
-    )
+        tmp_path, steps("wrong_cache"), of=study("generate", prompt_tokens=4, new_tokens=6),
+        keep_damage=kept.append,
+    )  # fmt: skip
     base, wrong = found.variants
+    assert base.quality is not None
+    assert base.quality.verdict is None
+    assert wrong.quality is not None
+    assert wrong.quality.verdict in ("WORSE", "INCONCLUSIVE")
+    assert [each.id for each in kept] == [found.id]
+    (damage,) = kept[0].variants
+    assert damage.name == "wrong_cache"
+    assert damage.prompts
+    assert from_json(to_json(kept[0]), Damage) == kept[0]
     assert base.throughput_unit == "tokens/s"
     assert base.ttft_ms is not None
     assert base.time_per_token_ms is not None

@@ -18,14 +18,14 @@ from engine.measure.scores import (
 )
 
 
-def scores(metric: str = "accuracy", **given: Any) -> Scores:
+def scores(metric: str = "accuracy", *, higher_is_better: bool = True, **given: Any) -> Scores:
     values: dict[str, Any] = {
         name: np.empty(0)
         for name in ("values", "weights", "squared_difference", "squared_baseline", "divergence",
                      "decoder_difference", "decoder_baseline")
     }  # fmt: skip
     values |= {n: np.empty(0, np.int64) for n in ("predicted", "labels", "compared", "tokens")}
-    return Scores(metric, True, **(values | {n: np.array(v) for n, v in given.items()}))
+    return Scores(metric, higher_is_better, **(values | {n: np.array(v) for n, v in given.items()}))
 
 
 def test_perplexity_is_weighted_by_tokens() -> None:

@@ -13,7 +13,10 @@ from engine.records import (
     Certificate,
     CertificateCheck,
     Comparison,
+    Damage,
+    DivergenceAlong,
     Fidelity,
+    FlippedAnswer,
     Interval,
     LatencySummary,
     MemoryLedger,
@@ -22,6 +25,7 @@ from engine.records import (
     ModuleProfile,
     NotCounted,
     OperatorProfile,
+    PartedPrompt,
     Prediction,
     Profile,
     Quality,
@@ -35,6 +39,7 @@ from engine.records import (
     TimeShare,
     Totals,
     UsageSample,
+    VariantDamage,
     VariantResult,
     WaterfallStep,
     Workload,
@@ -125,12 +130,13 @@ def comparison() -> Comparison:
                 quality=Quality("perplexity", value, 412, higher_is_better=False, low=value - 0.6,
                                 high=value + 0.6, difference=value - 17.42,
                                 difference_low=value - 17.42 - 0.01,
-                                difference_high=value - 17.42 + 0.01),
+                                difference_high=value - 17.42 + 0.01,
+                                verdict=None if is_base else "EQUIVALENT", margin=0.1742),
                 fidelity=None if is_base else Fidelity(
                     0.0 if ratio < 2 else 2e-6 if size > 2e6 else 0.011, 1.0 if size > 2e6 else
                     0.991, 1e-9 if size > 2e6 else 4e-4, 0 if size > 2e6 else 71, 0 if size > 2e6
                     else 44, 0 if size > 2e6 else 27, None if size > 2e6 else 37.5, 8110, 64,
-                    64 if size > 2e6 else 51, 3e-6),
+                    64 if size > 2e6 else 51, 3e-6, 1.0 if size > 2e6 else 0.057),
                 throughput_per_s=1e5 / median, throughput_unit="tokens/s",
                 ttft_ms=2.9, time_per_token_ms=median / 100, build_seconds=0.4, load_seconds=0.02,
                 prediction=None if is_base else Prediction(Range(0.85 * ratio, 1.2 * ratio)),
@@ -151,6 +157,33 @@ def comparison() -> Comparison:
         waterfall=(WaterfallStep("baseline", 612.0, None, "BASELINE"),
                    WaterfallStep("kv_cache", 101.0, Interval(6.06, 5.9, 6.2), "FASTER"),
                    WaterfallStep("inference_mode", 96.4, Interval(1.048, 1.03, 1.07), "FASTER")),
+    )  # fmt: skip
+
+
+def damage() -> Damage:
+    """The worst examples of the int8 variant."""
+    text = "Return up to size bytes from the stream. If size is negative, read until"
+    words = [each + " " for each in text.split()]
+    flips = [
+        FlippedAnswer("to wrong", 3, " size", " n", 0.91, 0.48, " size",
+                      "def read(self, size=-1):\n    Return up to"),
+        FlippedAnswer("to wrong", 8, "\n", " <b>", 0.66, 0.41, "\n", "raise ValueError"),
+        FlippedAnswer("to right", 5, " a", " the", 0.35, 0.37, " the", "the name of"),
+    ]  # fmt: skip
+    return Damage(
+        comparison().id,
+        (VariantDamage("kv_cache"),
+         VariantDamage(
+             "kv_cache + int8", tuple(flips), 68,
+             (PartedPrompt(4, "def read(self, size=-1):", f"\n    {text} EOF.",
+                           f"\n    {text} the end.", 17, 100),
+              PartedPrompt(9, "class Thread:", "\n    A class that <runs>.",
+                           "\n    A class of threads.", 5, 100)),
+             5,
+             tuple(DivergenceAlong(example, tuple(words),
+                                   tuple(0.01 * (1 + (example * 7 + i) % 5) for i in
+                                         range(len(words))), 40) for example in (2, 6)),
+         )),
     )  # fmt: skip
 
 
@@ -181,6 +214,7 @@ def fill(store: Store, *, artifacts: bool = True) -> Study:
     store.put("profile", kept.id, profile(), study=kept.id)
     store.put("trace", kept.id, fixture_traces.own_run(profile()), study=kept.id)
     store.put("comparison", comparison().id, comparison(), study=kept.id)
+    store.put("damage", comparison().id, damage(), study=kept.id)
     if artifacts:
         store.put("artifact", "a1", artifact(store.artifacts_folder), study=kept.id)
     store.put("draft", kept.id, Recipe((Step("kv_cache"), Step("inference_mode"))), study=kept.id)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import streamlit as st
 
-from engine.records import Comparison, Quality, VariantResult
+from engine.quality_text import claim_text
+from engine.records import Comparison, VariantResult
 from workbench import layout, session
 from workbench.layout import Figure
 from workbench.quantities import (
@@ -56,6 +57,19 @@ def focus(comparison: Comparison, shown: list[VariantResult]) -> VariantResult:
         timed, key=lambda each: each.speedup.median if each.speedup else 0.0,
         default=comparison.variants[0],
     )  # fmt: skip
+
+
+def link(comparison: Comparison) -> None:
+    """The address that opens the same comparison, to be copied."""
+    with st.popover("Link", icon=":material/link:", help="Opens the same comparison."):
+        st.caption("Opens this comparison on this machine, for who has opened the app before.")
+        st.code(address(comparison, st.context.url), language=None, wrap_lines=True)
+
+
+def address(comparison: Comparison, page: str | None) -> str:
+    """Where a comparison is shown; without the token that lets a browser in."""
+    place = (page or "compare").partition("?")[0]
+    return f"{place}?study={comparison.study.id}&comparison={comparison.id}"
 
 
 def figures(comparison: Comparison, shown: list[VariantResult]) -> None:
@@ -115,17 +129,14 @@ def _quality_figure(best: VariantResult) -> Figure:
     if found.difference and abs(found.difference) > 1e-4 * abs(found.value):
         change = f"{found.difference:+.3g}"
     good = None
-    if found.difference and not _is_noise(found):
-        good = (found.difference > 0) == found.higher_is_better
+    if found.verdict in ("BETTER", "WORSE"):
+        good = found.verdict == "BETTER"
     return Figure(
         found.metric.replace("_", " ").capitalize(), f"{found.value:.4g}", change, good=good,
-        words=f"{found.samples:,} samples", help="Paired difference to the baseline.",
+        words=f"{found.verdict} · {found.samples:,} samples" if found.verdict
+        else f"{found.samples:,} samples",
+        help="Paired difference to the baseline. " + claim_text(found),
     )  # fmt: skip
-
-
-def _is_noise(found: Quality) -> bool:
-    low, high = found.difference_low, found.difference_high
-    return low is not None and high is not None and low <= 0 <= high
 
 
 def _percent(now: float | None, before: float | None) -> str | None:

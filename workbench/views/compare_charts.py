@@ -1,12 +1,9 @@
-"""The charts of a comparison: latency, quality against latency, memory, size."""
+"""The charts of a comparison: latency, memory, size."""
 
 from __future__ import annotations
 
-import itertools
-
 import streamlit as st
 
-from engine.measure.pareto import pareto_front
 from engine.records import Comparison, VariantResult
 from workbench import charts, layout
 from workbench.quantities import bytes_text, digits, interval_text
@@ -61,80 +58,6 @@ def latency_words(shown: list[VariantResult]) -> str:
     return words
 
 
-def accuracy(comparison: Comparison, shown: list[VariantResult]) -> None:
-    """Quality against latency with the Pareto front and the tolerance."""
-    points = [(each, *_quality_of(each)) for each in shown if each.latency_ms]
-    points = [each for each in points if each[1] is not None]
-    with layout.card(
-        "Quality against latency", "Left is faster, up is better; size is bytes held", stretch=True
-    ):
-        if not points:
-            st.caption("No quality was measured.")
-            return
-        label = points[0][3]
-        higher = points[0][2]
-        tolerance = st.slider(
-            "Tolerance (% of the baseline's value)", 0.0, 10.0, 1.0, 0.5, key="tolerance",
-            label_visibility="collapsed", format="tolerance %.1f %%",
-        )  # fmt: skip
-        _pareto_chart(comparison, points, label, higher, tolerance)
-
-
-def _pareto_chart(
-    comparison: Comparison,
-    points: list[tuple[VariantResult, float | None, bool, str]],
-    label: str,
-    higher: bool,
-    tolerance: float,
-) -> None:
-    sign = 1.0 if higher else -1.0
-    times = [each[0].latency_ms.median if each[0].latency_ms else 0.0 for each in points]
-    values = [float(each[1] or 0.0) for each in points]
-    front = set(pareto_front([(t, sign * v) for t, v in zip(times, values, strict=True)]))
-    base = values[0]
-    worst = base - sign * abs(base) * tolerance / 100
-    chart = charts.figure(height=290, x="median latency (ms)", y=label)
-    spread = max(max(values) - min(values), abs(base) * 0.02, 1e-9)
-    top = max(values) + 0.25 * spread if higher else min(values) - 0.25 * spread
-    chart.add_hrect(y0=worst, y1=top, fillcolor="#14b8a6", opacity=0.1, line_width=0, layer="below")
-    largest = max((each[0].size_bytes or 0 for each in points), default=0) or 1
-    on_front = sorted((times[i], values[i]) for i in front)
-    chart.add_scatter(
-        x=[x for x, _ in on_front], y=[y for _, y in on_front], mode="lines", name="Pareto front",
-        line={"color": charts.PALETTE[0], "dash": "dot", "shape": "hv"}, hoverinfo="skip",
-    )  # fmt: skip
-    places = _label_places(times)
-    for index, (each, value, _, _) in enumerate(points):
-        tint = colour(comparison, each)
-        is_front = index in front
-        chart.add_scatter(
-            x=[times[index]], y=[value], mode="markers+text", name=each.name,
-            text=[short(each.name)], cliponaxis=False,
-            textposition=places[index], showlegend=False,
-            marker={"size": 11 + 16 * ((each.size_bytes or 0) / largest) ** 0.5,
-                    "color": tint if is_front else "rgba(0,0,0,0)",
-                    "line": {"width": 2, "color": tint}},
-            hovertemplate=f"%{{x:.4g}} ms, {label} %{{y:.5g}}, {bytes_text(each.size_bytes)}"
-            f"<extra>{each.name}</extra>",
-        )  # fmt: skip
-    if not higher:
-        chart.update_yaxes(autorange="reversed")
-    chart.update_xaxes(rangemode="tozero", showgrid=True, gridcolor=charts.faint())
-    names = [each[0].name for index, each in enumerate(points) if index in front]
-    outside = [
-        each[0].name
-        for index, each in enumerate(points)
-        if sign * values[index] < sign * worst - 1e-12
-    ]
-    words = f"On the front: {', '.join(names)}; hollow points are beaten in both."
-    words += (
-        f" Outside the tolerance of {digits(tolerance)} %: {', '.join(outside)}."
-        if outside
-        else f" All stay within {digits(tolerance)} % of the baseline."
-    )
-    charts.show(chart, words, key="compare_pareto")
-
-
 def memory_and_size(comparison: Comparison, shown: list[VariantResult]) -> None:
     """Peak memory and size of each variant."""
     left, right = st.columns(2, gap="medium")
@@ -142,20 +65,6 @@ def memory_and_size(comparison: Comparison, shown: list[VariantResult]) -> None:
         _size_bars(comparison, shown, "peak_tensor_bytes", "compare_peak")
     with right, layout.card("Size of the weights held"):
         _size_bars(comparison, shown, "size_bytes", "compare_size")
-
-
-def _label_places(times: list[float]) -> list[str]:
-    """Above and below in turn where points stand close to each other."""
-    order = sorted(range(len(times)), key=times.__getitem__)
-    near = 0.16 * (max(times) or 1.0)
-    heights = ["top"] * len(times)
-    for before, after in itertools.pairwise(order):
-        if times[after] - times[before] < near and heights[before] == "top":
-            heights[after] = "bottom"
-    # Beside the axis a label runs to the right, and on the other side to the left.
-    edges = (0.3 * max(times), 0.85 * max(times))
-    sides = ["right" if x < edges[0] else "left" if x > edges[1] else "center" for x in times]
-    return [f"{height} {side}" for height, side in zip(heights, sides, strict=True)]
 
 
 def _size_bars(comparison: Comparison, shown: list[VariantResult], field: str, key: str) -> None:
@@ -188,11 +97,3 @@ def colour(comparison: Comparison, variant: VariantResult) -> str:
     """The fixed colour of a variant in every chart of its comparison."""
     names = [each.name for each in comparison.variants]
     return charts.variant_colours(len(names))[names.index(variant.name)]
-
-
-def _quality_of(each: VariantResult) -> tuple[float | None, bool, str]:
-    if each.quality is not None:
-        return each.quality.value, each.quality.higher_is_better, each.quality.metric
-    if each.fidelity is not None:
-        return each.fidelity.relative_error, False, "relative output error"
-    return None, True, ""

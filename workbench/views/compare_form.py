@@ -26,6 +26,12 @@ PROCESSES = (
 )
 
 
+MARGIN = (
+    "Below it a difference in quality does not matter to you: EQUIVALENT is wholly inside, BETTER"
+    " and WORSE wholly beyond. Of the baseline's value; of an accuracy, in points."
+)
+
+
 @st.dialog("Compare recipes side by side", width="large", icon=":material/compare_arrows:")
 def _dialog(study: Study) -> None:
     st.caption("One recipe a line; steps parted by commas, parameters by colons.")
@@ -33,15 +39,19 @@ def _dialog(study: Study) -> None:
         "Recipes", "\n".join(_proposed(study)), height=150, key="compare_written",
         placeholder="kv_cache,inference_mode\ndynamic_int8",
     )  # fmt: skip
-    left, middle, right, last = st.columns(4)
+    left, middle, right, fourth, last = st.columns(5)
     rounds = left.number_input("Rounds", 8, 200, 30)
     budget = middle.number_input("Time budget (s)", 10, 3600, 180)
     limit = right.number_input(
         "Evaluation samples", 1, None, None, placeholder="all", help="Fewer are quicker, and said."
     )
-    processes = last.number_input(
+    processes = fourth.number_input(
         "Processes a variant", 1, 10, Settings().processes, help=PROCESSES
     )
+    margin = last.number_input(
+        "Quality margin (%)", 0.1, 50.0, 100 * Settings().quality_margin, 0.1,
+        help=MARGIN, key="compare_margin",
+    )  # fmt: skip
     recipes, reason = _read(written or "")
     if reason:
         st.caption(f":material/block: {reason}")
@@ -51,8 +61,9 @@ def _dialog(study: Study) -> None:
         key="compare_start",
     ):  # fmt: skip
         settings = Settings(
-            int(rounds), float(budget), int(limit) if limit else None, processes=int(processes)
-        )
+            int(rounds), float(budget), int(limit) if limit else None, processes=int(processes),
+            quality_margin=float(margin) / 100,
+        )  # fmt: skip
         title = f"Compare {len(recipes)} recipes of {study.model.name}"
         if jobs.start(
             "compare", title, request=api.request_of(study), recipes=recipes, settings=settings

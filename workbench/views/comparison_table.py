@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
+from engine.quality_text import claim_text, flips_text
 from engine.records import Comparison, VariantResult
 from workbench import jobs, layout, tables
 from workbench.quantities import MISSING, bytes_text, count_text, digits, ms_text, range_text
@@ -49,6 +50,9 @@ def table(comparison: Comparison, shown: list[VariantResult]) -> None:
                 "Quality": st.column_config.NumberColumn(_metric(shown), format="%.4g", width=78),
                 "Change": st.column_config.NumberColumn(
                     format="%+.3f", width=68, help="Of the quality, against the baseline."
+                ),
+                "Proved": st.column_config.TextColumn(
+                    width=112, help="What the quality data prove, by the margin that was set."
                 ),
                 "To dense": st.column_config.NumberColumn(
                     format="%+.3f", width=78,
@@ -126,6 +130,7 @@ def _row(each: VariantResult) -> dict[str, object]:
         "Runs": list(samples[::stride]),
         "Quality": quality.value if quality else fidelity,
         "Change": quality.difference if quality else None,
+        "Proved": (quality.verdict if quality else None) or MISSING,
         **_to_dense(each),
         "Peak": each.peak_tensor_bytes / 2**20 if each.peak_tensor_bytes else None,
         "Size": each.size_bytes / 2**20 if each.size_bytes else None,
@@ -157,6 +162,7 @@ def _facts(each: VariantResult) -> None:
             ("KL divergence", MISSING if found.kl_divergence is None
              else digits(found.kl_divergence)),
             ("Flips", _flips(each)),
+            ("Quality", claim_text(each.quality) if each.quality else MISSING),
             ("Identical continuations", MISSING if found.prompts is None
              else f"{found.identical_prompts} of {found.prompts} prompts"),
             ("First divergence", MISSING if found.first_divergence is None
@@ -170,10 +176,8 @@ def _flips(each: VariantResult) -> str:
     found = each.fidelity
     if found is None or found.flips is None:
         return MISSING
-    both = ""
-    if found.flips_to_wrong is not None:
-        both = f" ({found.flips_to_wrong} to wrong, {found.flips_to_right} to right)"
-    return f"{found.flips:,} of {found.samples:,}{both}"
+    both = flips_text(found)
+    return f"{found.flips:,} of {found.samples:,}" + (f": {both}" if both else "")
 
 
 def _percent(share: float | None) -> str:

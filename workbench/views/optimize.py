@@ -142,6 +142,10 @@ def build(profile: Profile) -> None:
             processes = st.slider(
                 "Processes a variant", 1, 6, Settings().processes, help=compare_form.PROCESSES
             )
+            margin = st.number_input(
+                "Quality margin (%)", 0.1, 50.0, 100 * Settings().quality_margin, 0.1,
+                help=compare_form.MARGIN,
+            )  # fmt: skip
             waterfall = st.toggle("What each step bought", True)
         st.caption(
             "Each variant runs in processes of its own, turn by turn with the baseline, so that a"
@@ -160,7 +164,7 @@ def build(profile: Profile) -> None:
         ):  # fmt: skip
             settings = Settings(
                 rounds=rounds, budget_seconds=float(budget), waterfall=waterfall,
-                processes=processes,
+                processes=processes, quality_margin=margin / 100,
             )  # fmt: skip
             started = jobs.start(
                 "optimize", f"Measure {study.model.name}: {recipe_text(draft)}",
