@@ -25,6 +25,7 @@ import yaml
 from engine.errors import InputError
 from engine.jobs.limits import read_bytes
 from engine.measure.statistics import block_length, bootstrap_medians
+from engine.quality_text import claim_text
 from engine.quantities import bytes_text, ms_text, number_text
 from engine.records import (
     Budget,
@@ -38,6 +39,7 @@ from engine.records import (
 
 _MAX_FILE_BYTES = 1 << 20
 _FEWEST_SAMPLES = 8
+_QUALITY = ("EQUIVALENT", "BETTER")
 # From the one that did nothing to the one that did all.
 _REALNESS: tuple[RealnessWord, ...] = ("NO-OP", "SIMULATED", "PARTIAL", "REAL")
 
@@ -127,6 +129,7 @@ _KINDS: dict[str, _Kind] = {
 BUDGETS: dict[str, str] = {
     **{name: f"{each.title}, {each.bound}" for name, each in _KINDS.items()},
     "realness": "of every step, at least: " + " < ".join(_REALNESS),
+    "quality": "EQUIVALENT, or BETTER: the verdict on quality within its margin",
 }
 
 
@@ -208,6 +211,10 @@ def _budget(name: str, limit: Any) -> Budget:
         if limit not in get_args(RealnessWord):
             raise InputError(f"realness is one of {', '.join(_REALNESS)}, got {limit!r}.")
         return Budget(name, limit)
+    if name == "quality":
+        if limit not in _QUALITY:
+            raise InputError(f"quality is one of {', '.join(_QUALITY)}, got {limit!r}.")
+        return Budget(name, limit)
     kind = _KINDS.get(name)
     if kind is None:
         raise InputError(f"No budget is called {name!r}.", hint=f"There are: {', '.join(BUDGETS)}.")
@@ -224,6 +231,8 @@ def _outcome(budget: Budget, variant: VariantResult, base: VariantResult) -> Bud
         return BudgetOutcome(budget, "NOT MEASURED", f"{budget.name}: {variant.error.message}")
     if budget.name == "realness":
         return _realness(budget, variant)
+    if budget.name == "quality":
+        return _verdict(budget, variant)
     kind, limit = _KINDS[budget.name], float(budget.limit)
     figure = kind.read(variant, base)
     if figure is None:
@@ -256,3 +265,15 @@ def _realness(budget: Budget, variant: VariantResult) -> BudgetOutcome:
     kept = _REALNESS.index(word) >= _REALNESS.index(budget.limit)
     words = f"realness: {worst.step.technique} is {word}, at least {budget.limit} asked"
     return BudgetOutcome(budget, "KEPT" if kept else "BROKEN", words, word)
+
+
+def _verdict(budget: Budget, variant: VariantResult) -> BudgetOutcome:
+    found = variant.quality
+    if found is None or found.verdict is None:
+        return BudgetOutcome(budget, "NOT MEASURED", "quality: it was not measured here.")
+    word: BudgetWord = (
+        "UNSURE" if found.verdict == "INCONCLUSIVE" else
+        "KEPT" if found.verdict in ("BETTER", budget.limit) else "BROKEN"
+    )  # fmt: skip
+    words = f"quality: {claim_text(found)}, {budget.limit} asked"
+    return BudgetOutcome(budget, word, words, found.verdict)

@@ -13,6 +13,7 @@ from importlib.resources import files
 
 from engine.measure.pareto import pareto_front
 from engine.optimize.recipe import read_recipe, recipe_yaml
+from engine.quality_text import claim_text, flips_text
 from engine.quantities import bytes_text, flops_text, ms_text, number_text, ratio_text
 from engine.records import (
     Artifact,
@@ -20,6 +21,7 @@ from engine.records import (
     Comparison,
     Interval,
     Profile,
+    Quality,
     VariantResult,
     WaterfallStep,
 )
@@ -122,12 +124,17 @@ def _summary(comparison: Comparison) -> str:
                     ms_text(latency.median if latency else None),
                     ms_text(latency.p95 if latency else None), ratio_text(each.speedup),
                     ratio_text(each.prediction.speedup) if each.prediction else "-",
-                    told, change_words(quality), flops_text(each.flops),
+                    told, _claim(quality), flops_text(each.flops),
                     bytes_text(each.peak_tensor_bytes), bytes_text(each.size_bytes),
                 )),
             ]
         )  # fmt: skip
     return f"<section class=first>{_table(head, rows)}</section>"
+
+
+def _claim(found: Quality | None) -> str:
+    words = change_words(found)
+    return f"{found.verdict} {words}" if found is not None and found.verdict else words
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -227,8 +234,8 @@ def _steps(comparison: Comparison) -> str:
 
 
 def _damage(comparison: Comparison) -> str:
-    head = ("variant", "relative error", "top-1 agreement", "KL (nats)", "right to wrong",
-            "wrong to right", "same text", "first other token")  # fmt: skip
+    head = ("variant", "quality", "relative error", "top-1 agreement", "KL (nats)", "flips",
+            "same text", "first other token")  # fmt: skip
     rows = []
     for each in comparison.variants[1:]:
         held = each.fidelity
@@ -237,9 +244,10 @@ def _damage(comparison: Comparison) -> str:
         agree = f"{held.top1_agreement:.2%}" if held.top1_agreement is not None else "-"
         same = f"{held.identical_prompts} of {held.prompts}" if held.prompts else "-"
         rows.append(
-            [escape(each.name), number_text(held.relative_error), agree,
-             number_text(held.kl_divergence), _count(held.flips_to_wrong),
-             _count(held.flips_to_right), same, number_text(held.first_divergence)]
+            [escape(each.name), escape(claim_text(each.quality) if each.quality else "-"),
+             number_text(held.relative_error), agree, number_text(held.kl_divergence),
+             escape(flips_text(held) or _count(held.flips)), same,
+             number_text(held.first_divergence)]
         )  # fmt: skip
     return _table(head, rows) if rows else ""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -47,6 +48,7 @@ def test_a_file_of_limits_is_read_with_its_units(tmp_path: Path) -> None:
         ("speedup: .nan", "speedup must be a number"),
         ("size: much", "much"),
         ("realness: TRUE", "realness is one of"),
+        ("quality: good", "quality is one of EQUIVALENT, BETTER"),
         ("a: [", "is not a YAML file"),
     ],
 )
@@ -91,12 +93,31 @@ def test_figures_without_an_interval_and_realness_are_held_as_they_are() -> None
     assert "dynamic_int8 is PARTIAL" in outcome("realness", "REAL").words
 
 
+@pytest.mark.parametrize(
+    ("verdict", "asked", "word"),
+    [
+        ("EQUIVALENT", "EQUIVALENT", "KEPT"), ("BETTER", "EQUIVALENT", "KEPT"),
+        ("EQUIVALENT", "BETTER", "BROKEN"), ("WORSE", "EQUIVALENT", "BROKEN"),
+        ("INCONCLUSIVE", "EQUIVALENT", "UNSURE"),
+    ],
+)  # fmt: skip
+def test_the_verdict_on_quality_can_be_a_budget(verdict: Any, asked: str, word: str) -> None:
+    base, *_ = COMPARISON.variants
+    assert INT8.quality is not None
+    judged = replace(INT8, quality=replace(INT8.quality, verdict=verdict, margin=0.1))
+    compared = replace(COMPARISON, variants=(base, judged))
+    (found,) = hold(compared, (Budget("quality", asked),)).outcomes
+    assert found.word == word
+    assert verdict in found.words
+
+
 def test_what_was_not_measured_is_no_success() -> None:
     base, *others = COMPARISON.variants
     bare = replace(others[0], latency_ms=None, speedup=None, quality=None, fidelity=None, steps=(),
                    ttft_ms=None)  # fmt: skip
     failed = replace(others[0], error=ErrorRecord("OutOfMemory", "It ran out of memory."))
-    budgets = tuple(Budget(name, "REAL" if name == "realness" else 1.0) for name in BUDGETS)
+    words_of = {"realness": "REAL", "quality": "EQUIVALENT"}
+    budgets = tuple(Budget(name, words_of.get(name, 1.0)) for name in BUDGETS)
     for variant, said in ((bare, "not measured"), (failed, "ran out of memory")):
         check = hold(replace(COMPARISON, variants=(base, variant)), budgets)
         words = {each.budget.name: each for each in check.outcomes}

@@ -78,7 +78,7 @@ def test_the_html_report_is_one_small_file_without_scripts_or_links() -> None:
     assert len(text) < 200_000
     assert "http://" not in text.replace("http://www.w3.org/2000/svg", "")
     assert "https://" not in text
-    for said in ("tiny_gpt", "FASTER", "perplexity", "What each step bought", "right to wrong",
+    for said in ("tiny_gpt", "FASTER", "perplexity", "What each step bought", "to wrong",
                  "Budgets", "Where the time went before", "kv_cache,dynamic_int8"):  # fmt: skip
         assert said in text, said
 
