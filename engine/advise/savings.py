@@ -40,4 +40,6 @@ def saved_ms(
     target = target_of(profile, machine, (), step.technique, params, rates=known.rates)
     after = technique(step.technique).estimate(before, target).time_ms
     now = before.time_ms
-    return Range(now.low - after.high, now.high - after.low)
+    # Both tables carry the error of the rows that the step leaves as they are.
+    ends = (now.low - after.low, now.high - after.high)
+    return Range(min(ends), max(ends))

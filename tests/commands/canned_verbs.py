@@ -16,8 +16,10 @@ from engine.records import (
     Fidelity,
     Interval,
     LatencySummary,
+    LayerDistances,
     Machine,
     MemoryLedger,
+    MixCheck,
     ModelReference,
     ModelSummary,
     ModuleProfile,
@@ -26,6 +28,7 @@ from engine.records import (
     Quality,
     QualitySpec,
     Realness,
+    Sensitivity,
     Step,
     StepOutcome,
     Study,
@@ -35,7 +38,9 @@ from engine.records import (
     VariantResult,
     Workload,
     from_plain,
+    replace,
 )
+from tests.workbench import fixture_layers
 
 MACHINE = Machine("m", "box", "Linux", "a processor", 2, 8 * 10**9)
 
@@ -120,7 +125,23 @@ def trace(arguments: dict[str, Any], job: Any) -> TraceReport:
     return report(Path(arguments["path"]), name=arguments["name"], progress=job.progress)
 
 
+def sensitivity(arguments: dict[str, Any], job: Any) -> Sensitivity:
+    found = fixture_layers.sensitivity("s1")
+    return replace(found, missing=3) if arguments["seconds"] == 0 else found
+
+
+def check_mix(arguments: dict[str, Any], job: Any) -> MixCheck:
+    predicted, saved = arguments["predicted"], arguments["predicted_bytes"]
+    return MixCheck("s1", arguments["recipe"], predicted, 1.1 * predicted, "kl_divergence", saved,
+                    saved, 0.2, 16, 0.0)  # fmt: skip
+
+
+def layer_distances(arguments: dict[str, Any], job: Any) -> LayerDistances:
+    return replace(fixture_layers.distances("s1"), recipe=arguments["recipe"])
+
+
 WORK = {
+    "sensitivity": sensitivity, "check_mix": check_mix, "layer_distances": layer_distances,
     "trace": trace, "profile": profile, "compare": compare, "optimize": optimize, "export": export,
     "verify": verify,
 }  # fmt: skip

@@ -12,6 +12,7 @@ from engine.profile import profiling
 from engine.profile.code import analysing
 from engine.records import CodeReport, LatencySummary, Profile, Study, Totals, to_plain
 from engine.store import Store
+from engine.work import inspecting
 from tests.tiny_models import python_file
 
 SOURCE = """
@@ -61,8 +62,8 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TinyJob:
         return Profile(study, (), (), Totals(0, 0, 0, 0), (), latency_ms=LatencySummary(2.0, 2.0))
 
     monkeypatch.setattr(profiling, "profile_model", told)
-    monkeypatch.setattr(work, "_facts", lambda *_: {})
-    monkeypatch.setattr(work, "_keep_graph", lambda *_: None, raising=False)
+    monkeypatch.setattr(inspecting, "_facts", lambda *_: {})
+    monkeypatch.setattr(inspecting, "_keep_graph", lambda *_: None)
     monkeypatch.setattr(analysing, "_TIMING_SECONDS", 0.0)
     return TinyJob(Store(tmp_path / "home"))
 
