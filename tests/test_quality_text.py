@@ -3,7 +3,9 @@
 from engine.quality_text import claim_text, flips_text, more_samples_text, p_text
 from engine.records import Fidelity, Quality, replace
 
-LOST = Quality("accuracy", 0.93, 360, True, 0.9, 0.95, -0.031, -0.049, -0.013, "WORSE", 0.01)
+LOST = Quality(
+    "accuracy", 0.93, 360, True, 0.9, 0.95, -0.031, -0.049, -0.013, verdict="WORSE", margin=0.01
+)
 
 
 def test_a_claim_names_its_interval_and_its_margin() -> None:

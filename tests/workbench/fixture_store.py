@@ -136,7 +136,7 @@ def comparison() -> Comparison:
                     0.0 if ratio < 2 else 2e-6 if size > 2e6 else 0.011, 1.0 if size > 2e6 else
                     0.991, 1e-9 if size > 2e6 else 4e-4, 0 if size > 2e6 else 71, 0 if size > 2e6
                     else 44, 0 if size > 2e6 else 27, None if size > 2e6 else 37.5, 8110, 64,
-                    64 if size > 2e6 else 51, 3e-6, 1.0 if size > 2e6 else 0.057),
+                    64 if size > 2e6 else 51, 3e-6, mcnemar_p=1.0 if size > 2e6 else 0.057),
                 throughput_per_s=1e5 / median, throughput_unit="tokens/s",
                 ttft_ms=2.9, time_per_token_ms=median / 100, build_seconds=0.4, load_seconds=0.02,
                 prediction=None if is_base else Prediction(Range(0.85 * ratio, 1.2 * ratio)),
