@@ -107,7 +107,7 @@ def _first_event_seconds(browser: Any, served: Served) -> float:
     _until(lambda: any(served.store.spares_folder.glob("*/ready")))
     known = {each.id for each in client.statuses(served.store)}
     clicked = time.time()
-    tab.get_by_test_id("stBaseButton-primaryFormSubmit").click()
+    tab.locator(".st-key-own_open button").click()
     _until(lambda: len(client.statuses(served.store)) > len(known))
     (job,) = {each.id for each in client.statuses(served.store)} - known
     client.wait(served.store, job)

@@ -111,7 +111,7 @@ def test_a_job_is_asked_for_trust_resumes_after_a_refresh_and_is_cancelled(
     model.write_text(WAITING_MODEL)
     page.get_by_text("Python file").click()
     page.get_by_role("textbox", name="File and function").fill(f"{model}:build")
-    page.get_by_test_id("stBaseButton-primaryFormSubmit").click()
+    page.locator(".st-key-own_open button").click()
     page.get_by_role("button", name="Review and trust").click(timeout=120_000)
     page.get_by_role("dialog").get_by_text(re.compile(r"[0-9a-f]{64}")).first.wait_for()
     page.get_by_text("I have read this file").click()
@@ -128,7 +128,7 @@ def test_a_job_is_asked_for_trust_resumes_after_a_refresh_and_is_cancelled(
 
 def test_a_model_that_cannot_be_opened_tells_why(page, served: Served, tmp_path) -> None:
     page.get_by_role("textbox", name="Folder or hub id").fill(str(tmp_path / "nothing"))
-    page.get_by_test_id("stBaseButton-primaryFormSubmit").click()
+    page.locator(".st-key-own_open button").click()
     alert = page.get_by_test_id("stAlertContentError")
     alert.wait_for(timeout=120_000)
     assert "nothing" in alert.inner_text()
