@@ -86,8 +86,9 @@ def compare(arguments: dict[str, Any], job: Any) -> Comparison:
         VariantResult(
             f"v{index}", recipe, LatencySummary(5.0, 6.0, (5.0,)), Interval(2.0, 1.9, 2.1),
             "FASTER", 50, 32, 96, 20,
-            Quality("perplexity", 20.5, 50, False, 20.1, 20.9, 0.5, 0.1, 0.9, verdict="INCONCLUSIVE",
-                    margin=arguments["settings"]["quality_margin"] * 20.0, samples_needed=80),
+            Quality("perplexity", 20.5, 50, False, 20.1, 20.9, 0.5, 0.1, 0.9,
+                    verdict="INCONCLUSIVE", samples_needed=80,
+                    margin=arguments["settings"]["quality_margin"] * 20.0),
             Fidelity(0.01, flips=12, flips_to_wrong=9, flips_to_right=3, mcnemar_p=0.146),
             steps=(outcome,),
         )

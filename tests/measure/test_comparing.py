@@ -24,10 +24,13 @@ from engine.records import (
     Study,
     Workload,
     from_json,
+    replace,
     to_json,
 )
 
 QUICK = Settings(rounds=8, budget_seconds=4.0, waterfall=False, processes=1)
+# Two processes a side: with one, the baseline's two would tell alone what a process's life changes.
+SEVERAL = Settings(rounds=8, budget_seconds=60.0, waterfall=False, processes=2)
 
 
 def study(kind: str = "forward", **workload: Any) -> Study:
@@ -68,6 +71,7 @@ def test_variants_stand_beside_the_baseline_and_failures_do_not_stop_them(tmp_pa
     found = compare(
         tmp_path, steps("slow", ms=40.0), steps("refused"), steps("broken", value="nan"),
         steps("crashing", signal="SIGKILL"), predictions={"slow:ms=40.0": predicted},
+        settings=SEVERAL,
         progress=lambda fraction, words: seen.append(fraction),
     )  # fmt: skip
     base, slow, refused, broken, killed = found.variants
@@ -99,8 +103,7 @@ def test_variants_stand_beside_the_baseline_and_failures_do_not_stop_them(tmp_pa
 
 
 def test_each_variant_is_timed_in_several_processes(tmp_path: Path) -> None:
-    settings = Settings(rounds=8, budget_seconds=60.0, waterfall=False, processes=2)
-    found = compare(tmp_path, steps("slow", ms=40.0), settings=settings)
+    found = compare(tmp_path, steps("slow", ms=40.0), settings=SEVERAL)
     assert found.method.startswith("each variant in 2 processes of its own")
     assert found.variants[1].verdict == "SLOWER"
     assert found.noise_floor is not None
@@ -118,7 +121,7 @@ def test_without_a_second_process_of_the_baseline_there_is_no_noise_floor(tmp_pa
 
 def test_the_waterfall_tells_what_each_step_bought(tmp_path: Path) -> None:
     recipe = Recipe((Step("slow", {"ms": 40.0}), Step("same")))
-    found = compare(tmp_path, recipe, settings=Settings(8, 4.0, None, True, 1))
+    found = compare(tmp_path, recipe, settings=replace(SEVERAL, waterfall=True))
     base, slow, same = found.waterfall
     assert (base.label, slow.label, same.label) == ("baseline", "slow:ms=40.0", "same")
     assert slow.verdict == "SLOWER"
