@@ -13,7 +13,7 @@ from engine import api
 from engine.api import TechniqueInfo
 from engine.errors import WorkbenchError
 from engine.optimize.recipe import ordered, recipe_text, recipe_yaml
-from engine.records import Profile, Range, Recipe, Settings, Step, Tried
+from engine.records import Profile, Range, Recipe, Settings, Step, Tried, content_id
 from workbench import forms, jobs, layout, session
 from workbench.quantities import range_text
 from workbench.views import building, compare_form, tried, verdicts, waterfall
@@ -203,14 +203,16 @@ def _reasons(profile: Profile, draft: Recipe) -> dict[str, tuple[str, ...]]:
 
 def _gains(profile: Profile, draft: Recipe) -> dict[str, Range]:
     try:
-        return _kept_gains(profile.study.id, recipe_text(draft), profile)
+        median = profile.latency_ms.median if profile.latency_ms else None
+        key = content_id(profile.study.id, recipe_text(draft), median, profile.facts)
+        return _kept_gains(key, recipe_text(draft), profile)
     except WorkbenchError:
         return {}  # the prediction's card tells what is wrong with the recipe
 
 
 # Half a second for a decoder of two thousand rows; a trial that ended meanwhile shows soon enough.
 @st.cache_data(ttl=30, max_entries=64, show_spinner=False)
-def _kept_gains(study: str, recipe: str, _profile: Profile) -> dict[str, Range]:
+def _kept_gains(key: str, recipe: str, _profile: Profile) -> dict[str, Range]:
     return api.gains(_profile, recipe, machine=_profile.study.machine, store=session.store())
 
 
