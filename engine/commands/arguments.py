@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 import textwrap
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -11,6 +10,7 @@ from typing import Any, NoReturn
 import yaml
 
 from engine import __version__, api
+from engine.commands import numbers
 from engine.commands.layer_arguments import add_layer_verbs
 from engine.errors import InputError
 from engine.jobs.limits import Limits
@@ -223,7 +223,9 @@ def _common(verb: Parser) -> Parser:
 def _limits(verb: Parser) -> None:
     group = verb.add_argument_group("limits")
     group.add_argument("--memory-limit", metavar="SIZE", help="memory of the job, like 8GB")
-    group.add_argument("--time-limit", metavar="SECONDS", type=_seconds, help="time of the job")
+    group.add_argument(
+        "--time-limit", metavar="SECONDS", type=numbers.seconds, help="time of the job"
+    )
 
 
 def _study(verb: Parser) -> Parser:
@@ -247,7 +249,9 @@ def _study(verb: Parser) -> Parser:
     group = verb.add_argument_group("workload (default: the model's own)")
     group.add_argument("--kind", choices=("forward", "generate", "train_step"), help="what is run")
     for name, help_ in _WORKLOAD.items():
-        group.add_argument(f"--{name.replace('_', '-')}", type=_count, metavar="N", help=help_)
+        group.add_argument(
+            f"--{name.replace('_', '-')}", type=numbers.count, metavar="N", help=help_
+        )
     group.add_argument("--device", help="cpu, cuda, cuda:1, mps ...")
     group.add_argument("--seed", type=int, metavar="N", help="of inputs and random weights")
     _limits(verb)
@@ -283,19 +287,21 @@ def _settings(verb: Parser, *, budget: str = "--budget") -> None:
     group = verb.add_argument_group("measuring")
     defaults = Settings()
     group.add_argument(
-        "--rounds", type=_rounds, metavar="N", help=f"default {defaults.rounds}, at least 8"
+        "--rounds", type=numbers.rounds, metavar="N", help=f"default {defaults.rounds}, at least 8"
     )
     group.add_argument(
-        budget, dest="budget", type=_seconds, metavar="SECONDS",
+        budget, dest="budget", type=numbers.seconds, metavar="SECONDS",
         help=f"for measuring; default {defaults.budget_seconds:g}",
     )  # fmt: skip
-    group.add_argument("--quality-limit", type=_count, metavar="N", help="most quality examples")
     group.add_argument(
-        "--processes", type=_count, metavar="N",
+        "--quality-limit", type=numbers.count, metavar="N", help="most quality examples"
+    )
+    group.add_argument(
+        "--processes", type=numbers.count, metavar="N",
         help=f"that each variant is timed in; default {defaults.processes}",
     )  # fmt: skip
     group.add_argument(
-        "--quality-margin", type=_share, metavar="SHARE",
+        "--quality-margin", type=numbers.share, metavar="SHARE",
         help="of the baseline's value (of an accuracy: points), beyond which a difference in"
         f" quality counts; default {defaults.quality_margin:g}",
     )  # fmt: skip
@@ -337,40 +343,6 @@ def _column(text: str) -> tuple[str, str]:
             hint=f"Roles are {', '.join(ROLES)}: for example --data-column text=body.",
         )
     return role, column
-
-
-def _count(text: str) -> int:
-    return _whole(text, 1)
-
-
-def _rounds(text: str) -> int:
-    return _whole(text, 8)
-
-
-def _whole(text: str, low: int) -> int:
-    if not re.fullmatch(r"[0-9]{1,12}", text) or int(text) < low:
-        raise argparse.ArgumentTypeError(f"must be a whole number from {low} on, got {text!r}")
-    return int(text)
-
-
-def _share(text: str) -> float:
-    try:
-        found = float(text)
-    except ValueError:
-        found = -1.0
-    if not 0 < found < 1:
-        raise argparse.ArgumentTypeError(f"must be a number above 0 and below 1, got {text!r}")
-    return found
-
-
-def _seconds(text: str) -> float:
-    try:
-        found = float(text)
-    except ValueError:
-        found = -1.0
-    if not 0 < found < 1e9:
-        raise argparse.ArgumentTypeError(f"must be a number of seconds above 0, got {text!r}")
-    return found
 
 
 def _sentence(text: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from engine import api
+from engine.commands import numbers
 
 
 def add_layer_verbs(
@@ -25,10 +26,12 @@ def add_layer_verbs(
         help="int8, int4 or int4=64, prune=0.25, zeros=0.5, rank=0.5; give it again for another"
         f" column (default {', '.join(api.DEFAULT_SCHEMES)})",
     )  # fmt: skip
-    mapped.add_argument("--examples", type=_count, metavar="N", help="most calibration examples")
     mapped.add_argument(
-        "--seconds", type=_number, metavar="S", help="begin no cell after so long; run it again to"
-        " go on",
+        "--examples", type=numbers.count, metavar="N", help="most calibration examples"
+    )
+    mapped.add_argument(
+        "--seconds", type=numbers.amount, metavar="S",
+        help="begin no cell after so long; run it again to go on",
     )  # fmt: skip
     mapped.add_argument(
         "--forecast", action="store_true", help="measure no cell: say how long they would take"
@@ -36,11 +39,14 @@ def add_layer_verbs(
     group = mapped.add_argument_group("the best mix of schemes, as a recipe")
     limit = group.add_mutually_exclusive_group()
     limit.add_argument(
-        "--max-damage", type=_number, metavar="D",
+        "--max-damage", type=numbers.amount, metavar="D",
         help="most that the damages of the layers may add up to",
     )  # fmt: skip
     limit.add_argument(
-        "--save", type=_number, metavar="N", help="what has to be saved: MB, or ms of one run"
+        "--save",
+        type=numbers.amount,
+        metavar="N",
+        help="what has to be saved: MB, or ms of one run",
     )
     group.add_argument("--objective", choices=("bytes", "ms"), default="bytes",
                        help="what is to be saved (default bytes)")  # fmt: skip
@@ -61,19 +67,3 @@ def layer_answer(given: argparse.Namespace) -> dict[str, Any]:
         "examples": given.examples,
         "seconds": 0.0 if given.forecast else given.seconds,
     }
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number from 1 on, got {text!r}")
-    return int(text)
-
-
-def _number(text: str) -> float:
-    try:
-        found = float(text)
-    except ValueError:
-        found = -1.0
-    if not 0 <= found < 1e12:
-        raise argparse.ArgumentTypeError(f"must be a number from 0 on, got {text!r}")
-    return found

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from engine.models.quality import Example
+from engine.optimize.prune.running import forward_without_gradients
 from engine.program import Program, synchronize
 
 _SAMPLE = 16_384
@@ -156,7 +157,7 @@ def _timed(program: Program, example: Example) -> dict[str, float]:
         handles.append(module.register_forward_pre_hook(before))
         handles.append(module.register_forward_hook(after))
     try:
-        _forward(program, example)
+        forward_without_gradients(program, example.inputs)
     finally:
         for handle in handles:
             handle.remove()
@@ -189,18 +190,10 @@ def _listen(
         handles.append(module.register_forward_hook(after))
     try:
         for example in examples:
-            _forward(program, example)
+            forward_without_gradients(program, example.inputs)
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _forward(program: Program, example: Example) -> Any:
-    gradients, program.context.gradients = program.context.gradients, False
-    try:
-        return program.forward(example.inputs)
-    finally:
-        program.context.gradients = gradients
 
 
 def _first(values: Any, named: Any) -> Tensor | None:

@@ -15,12 +15,12 @@ Look = Callable[[tuple[Any, ...]], None]
 
 def outputs_of(program: Program, inputs: Inputs) -> list[Tensor]:
     """Every floating-point output of one forward."""
-    return output_tensors(_forward(program, inputs))
+    return output_tensors(forward_without_gradients(program, inputs))
 
 
 def answer_of(program: Program, inputs: Inputs) -> Tensor:
     """The tensor that holds the task's answer, in float32."""
-    return logits_of(_forward(program, inputs)).float()
+    return logits_of(forward_without_gradients(program, inputs)).float()
 
 
 def distance(given: Tensor, expected: Tensor) -> float:
@@ -41,13 +41,14 @@ def look_at_inputs(
         handles.append(module.register_forward_pre_hook(show))
     try:
         for inputs in calls:
-            _forward(program, inputs)
+            forward_without_gradients(program, inputs)
     finally:
         for handle in handles:
             handle.remove()
 
 
-def _forward(program: Program, inputs: Inputs) -> Any:
+def forward_without_gradients(program: Program, inputs: Inputs) -> Any:
+    """One forward of the program, whose context is as before afterwards."""
     gradients, program.context.gradients = program.context.gradients, False
     try:
         return program.forward(inputs)
