@@ -16,6 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.measure.confusing import confusion_matrix, macro_f1
+from engine.measure.continuations import (
+    edit_distance,
+    first_divergence,
+    identical_prompts,
+    is_comparable,
+)
 from engine.measure.flips import flips_p, share_interval
 from engine.measure.quality_claims import (
     MARGIN,
@@ -213,47 +219,6 @@ def compare_fidelity(baseline: Scores, variant: Scores) -> Fidelity:
     )
 
 
-def first_divergence(baseline: Integers, variant: Integers) -> float | None:
-    """Over the prompts that part ways, the mean index of the first new token that differs.
-
-    None where none does.
-    """
-    if not _is_comparable(baseline, variant):
-        return None
-    differs = baseline != variant
-    parted = differs.any(axis=1)
-    return float(differs[parted].argmax(axis=1).mean()) if parted.any() else None
-
-
-def identical_prompts(baseline: Integers, variant: Integers) -> int | None:
-    """How many prompts are continued with the same tokens; None where nothing was generated."""
-    if not _is_comparable(baseline, variant):
-        return None
-    return int((baseline == variant).all(axis=1).sum())
-
-
-def edit_distance(baseline: Integers, variant: Integers) -> float | None:
-    """Mean over the prompts of the tokens to insert, delete or replace between continuations.
-
-    None where nothing was generated.
-
-    Source: Levenshtein 1966.
-    """
-    if not _is_comparable(baseline, variant):
-        return None
-    return float(np.mean([_edits(*pair) for pair in zip(baseline, variant, strict=True)]))
-
-
-def _edits(left: Integers, right: Integers) -> int:
-    places = np.arange(len(right) + 1)
-    row = places
-    for done, token in enumerate(left, 1):
-        kept = np.minimum(row[1:] + 1, row[:-1] + (right != token))
-        # Insertions come from the left in the same row: a running minimum of row - place.
-        row = np.minimum.accumulate(np.concatenate(([done], kept)) - places) + places
-    return int(row[-1])
-
-
 def _judged(found: Quality, flips: tuple[int, int] | None, *, is_same: bool) -> Quality:
     """With its verdict; one example says nothing of how much examples differ."""
     low, high, margin = found.difference_low, found.difference_high, found.margin
@@ -289,12 +254,8 @@ def _flips(baseline: Scores, variant: Scores) -> tuple[int, int] | None:
     return int((moved < 0).sum()), int((moved > 0).sum())
 
 
-def _is_comparable(baseline: Integers, variant: Integers) -> bool:
-    return baseline.size > 0 and baseline.shape == variant.shape
-
-
 def _prompts(baseline: Scores, variant: Scores) -> int | None:
-    return len(variant.tokens) if _is_comparable(baseline.tokens, variant.tokens) else None
+    return len(variant.tokens) if is_comparable(baseline.tokens, variant.tokens) else None
 
 
 def _changed(baseline: Scores, variant: Scores) -> NDArray[np.bool_] | None:

@@ -13,9 +13,10 @@ from torch import nn
 
 from engine.errors import DataError, NumericalFailure
 from engine.measure.confusing import confusion_matrix
+from engine.measure.continuations import edit_distance
 from engine.measure.quality import embeddings, evaluate
 from engine.measure.reference import Reference
-from engine.measure.scores import compare_fidelity, compare_quality, edit_distance, metric_value
+from engine.measure.scores import compare_fidelity, compare_quality, metric_value
 from engine.models.quality import Example, QualityData
 from engine.program import Program
 from engine.records import Quality, Workload, from_plain, to_plain

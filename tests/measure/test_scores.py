@@ -9,13 +9,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
-from engine.measure.scores import (
-    Scores,
-    compare_fidelity,
-    compare_quality,
-    first_divergence,
-    metric_value,
-)
+from engine.measure.continuations import first_divergence
+from engine.measure.scores import Scores, compare_fidelity, compare_quality, metric_value
 
 
 def scores(metric: str = "accuracy", *, higher_is_better: bool = True, **given: Any) -> Scores:
